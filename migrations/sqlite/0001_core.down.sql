@@ -1,0 +1,11 @@
+DROP TABLE background_job_watch;
+DROP TABLE background_job_events;
+DROP TABLE background_job_types;
+DROP TABLE background_job_queues;
+DROP TABLE background_job_groups;
+DROP TABLE background_job_dependencies;
+DROP TABLE background_job_progress;
+DROP TABLE background_job_history;
+DROP TABLE background_job_workers;
+DROP TABLE background_job_claims;
+DROP TABLE background_jobs;

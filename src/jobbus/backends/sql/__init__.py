@@ -1,0 +1,1 @@
+"""What the SQL backends share: statements, and the programs that run them."""

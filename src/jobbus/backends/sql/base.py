@@ -1,0 +1,399 @@
+"""The queue and ledger that SQLite, memory and Postgres share; they differ in how programs run."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from typing import Any, Final, TypeVar
+
+from jobbus.errors import BackendUnavailable, InvalidJob, PayloadTooLarge, Unsupported
+from jobbus.ids import parse_id
+from jobbus.message import (
+    Abandonment,
+    Capabilities,
+    Completion,
+    CountsAs,
+    DeadLetter,
+    Delivery,
+    LeaseState,
+    Message,
+    QueueDepth,
+)
+
+from . import callers, claims, dependencies, hot, maintenance, settling
+from .identity import ProcessIdentity, provably_dead
+from .ledger import SqlLedger
+from .news import News
+from .program import Call, Program
+from .rows import delivery_from
+
+T = TypeVar("T")
+LOOK_INTERVAL: Final = 1.0
+"""Seconds between looks for what fell due, at the most."""
+_SEEN_INTERVAL: Final = 15.0
+_SWEEP_INTERVAL: Final = 30.0
+MIN_LEASE: Final = timedelta(seconds=1)
+_INTEGER_LIMIT: Final = 2**31 - 1
+
+
+class SqlQueue(SqlLedger, ABC):
+    """A :class:`~jobbus.queue.BackgroundJobQueue` and :class:`~jobbus.store.JobStore` over one table.
+
+    Subclasses say how a program is run and how news of ready jobs arrives.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._news = News()
+        self._claims = claims.ClaimBook()
+        self._worker: int | None = None
+        self._registering = asyncio.Lock()
+        self._next_look = 0.0
+        self._next_seen = 0.0
+        self._next_sweep = 0.0
+        self._handing_back: set[asyncio.Task[None]] = set()
+
+    # what a backend brings
+
+    @property
+    @abstractmethod
+    def capabilities(self) -> Capabilities: ...
+
+    @abstractmethod
+    def _listening(self) -> AbstractContextManager[None]:
+        """Within it, news from other processes arrives in ``self._news``."""
+
+    @abstractmethod
+    def _publish_ready(self, queues: Iterable[str]) -> None:
+        """Wake whoever waits for jobs of these queues in other processes."""
+
+    def _poll_pause(self) -> float:
+        """Seconds until the next look for ready jobs that nobody announced."""
+        return LOOK_INTERVAL
+
+    def _found_work(self) -> None:
+        """A claim brought something: poll eagerly again."""
+
+    @abstractmethod
+    def _always_look(self) -> bool:
+        """Whether time may pass otherwise than on this process's clock (a virtual clock)."""
+
+    # the transport seam
+
+    async def enqueue(
+        self, messages: Sequence[Message], *, connection: Any | None = None
+    ) -> Sequence[str]:
+        if not messages:
+            return []
+        for message in messages:
+            _check(message, self.capabilities)
+
+        def make() -> Program[list[str]]:
+            return hot.enqueue(messages, self._scope)
+
+        if connection is not None:
+            ids = await callers.run(make, connection, self._caller_sql())
+            await callers.hint(connection, self._hint_in_transaction(messages))
+            return ids
+        ids = await self._run(make, atomic=hot.needs_transaction(messages))
+        self._announce_ready({m.queue for m in messages})
+        self._note_due(messages)
+        return ids
+
+    def enqueue_sync(self, messages: Sequence[Message], connection: Any) -> Sequence[str]:
+        """:meth:`enqueue` in the transaction of a synchronous connection, in the calling thread."""
+        for message in messages:
+            _check(message, self.capabilities)
+        ids = callers.run_sync(
+            lambda: hot.enqueue(messages, self._scope), connection, self._caller_sql()
+        )
+        callers.hint_sync(connection, self._hint_in_transaction(messages))
+        return ids
+
+    async def receive(
+        self, queue: str, *, limit: int, wait: timedelta, lease: timedelta
+    ) -> Sequence[Delivery]:
+        if limit < 1:
+            raise ValueError(f"limit must be at least 1, not {limit}")
+        if lease < MIN_LEASE:
+            raise Unsupported(f"a lease must last at least {MIN_LEASE}, not {lease}")
+        deadline = time.monotonic() + wait.total_seconds()
+        while True:
+            heard = self._news.version
+            await self._look_after()
+            deliveries = await self._claim_safely(queue, limit, lease)
+            remaining = deadline - time.monotonic()
+            if deliveries:
+                self._found_work()
+            if deliveries or remaining <= 0:
+                return deliveries
+            pause = max(min(self._next_look - time.monotonic(), self._poll_pause()), 0.001)
+            with self._listening():
+                await self._news.wait(heard, min(remaining, pause))
+
+    async def complete(
+        self, done: Sequence[Completion], *, connection: Any | None = None
+    ) -> Sequence[Delivery]:
+        if connection is not None:
+            return await callers.run(
+                self._completing(done, closed=[], linked=True), connection, self._caller_sql()
+            )
+        plain = [c for c in done if not c.cancelled]
+        lost: list[Delivery] = []
+        if plain:
+            lost += await self._complete_plain(plain)
+        if cancelled := [c for c in done if c.cancelled]:
+            lost += await self._settle(cancelled)
+        return lost
+
+    def complete_sync(self, done: Sequence[Completion], connection: Any) -> Sequence[Delivery]:
+        """:meth:`complete` in the transaction of a synchronous connection."""
+        make = self._completing(done, closed=[], linked=True)
+        return callers.run_sync(make, connection, self._caller_sql())
+
+    async def abandon(self, back: Sequence[Abandonment]) -> Sequence[Delivery]:
+        if not back:
+            return []
+        lost = await self._settle(back)
+        self._announce_ready({a.delivery.message.queue for a in back})
+        soonest = min(a.delay.total_seconds() for a in back)
+        self._next_look = min(self._next_look, time.monotonic() + soonest)
+        return lost
+
+    async def dead_letter(self, dead: Sequence[DeadLetter]) -> Sequence[Delivery]:
+        return await self._settle(dead) if dead else []
+
+    async def extend(self, held: Sequence[Delivery], lease: timedelta) -> Sequence[LeaseState]:
+        if not held:
+            return []
+
+        def make() -> Program[list[LeaseState]]:
+            return claims.extend(held, lease)
+
+        return await self._run(make, atomic=False)
+
+    async def get_queue_depth(self, queue: str) -> QueueDepth:
+        return await self._run(lambda: _depth(queue), write=False)
+
+    async def recover(self, *, expired_for: timedelta = timedelta(0)) -> int:
+        due = await self._run(maintenance.look, write=False)
+        taken = await self._tend(due, expired_for=expired_for, thorough=True)
+        await self._run(lambda: maintenance.sweep(self._scope), atomic=True)
+        return taken
+
+    async def suspect(self, delivery: Delivery) -> bool:
+        """Mark a job under which a process died before as about to run alone; False if lost."""
+        parameters = {
+            "id": delivery.job_id,
+            "attempt": delivery.attempt,
+            "claim": delivery.receipt.claim,
+        }
+
+        def make() -> Program[bool]:
+            rows = yield Call("mark_suspect", parameters)
+            return bool(rows)
+
+        return await self._run(make, atomic=False)
+
+    def _announce_ready(self, queues: Iterable[str]) -> None:
+        self._news.arrived()
+        self._publish_ready(queues)
+
+    # claiming
+
+    async def _claim_safely(self, queue: str, limit: int, lease: timedelta) -> list[Delivery]:
+        """Claim; if the caller is cancelled meanwhile, what was claimed goes back."""
+        task = asyncio.ensure_future(self._claim(queue, limit, lease))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            back = asyncio.ensure_future(self._hand_back(task))
+            self._handing_back.add(back)
+            back.add_done_callback(self._handing_back.discard)
+            raise
+
+    async def _hand_back(self, claiming: asyncio.Task[list[Delivery]]) -> None:
+        with contextlib.suppress(BackendUnavailable):  # then the lease runs out instead
+            deliveries = await claiming
+            await self.abandon(
+                [Abandonment(delivery=d, counts_as=CountsAs.RELEASE) for d in deliveries]
+            )
+
+    async def _claim(self, queue: str, limit: int, lease: timedelta) -> list[Delivery]:
+        worker = await self._registered()
+        lease_ms = round(lease.total_seconds() * 1000)
+
+        def make() -> Program[list[tuple[Any, ...]]]:
+            return hot.claim(
+                queue, limit=limit, lease_ms=lease_ms, worker=worker, scope=self._scope
+            )
+
+        rows = await self._run(make, atomic=False, role="claim")
+        deliveries = [delivery_from(row, queue, self._scope.dialect) for row in rows]
+        self._claims.opened(deliveries)
+        return deliveries
+
+    async def _registered(self) -> int:
+        if self._worker is None:
+            async with self._registering:
+                if self._worker is None:
+                    self._worker = await self._run(_register, atomic=False)
+        return self._worker
+
+    # settling
+
+    async def _complete_plain(self, done: Sequence[Completion]) -> list[Delivery]:
+        linked = any(c.delivery.receipt.has_dependents for c in done)
+        closed = self._claims.closing([c.delivery for c in done])
+        make = self._completing_parts(done, closed=closed, linked=linked)
+        missed, parents = await self._run(make, atomic=linked, role="settle")
+        self._claims.settled([c.delivery for c in done])
+        if parents:
+            await self._run(lambda: dependencies.resolve(parents, self._scope), atomic=True)
+        if linked or parents:
+            self._announce_ready(["*"])
+        if not missed:
+            return []
+        names = {id(d) for d in missed}
+        doubtful = [c for c in done if id(c.delivery) in names]
+        return await self._run(lambda: settling.refuse(doubtful, self._scope), atomic=True)
+
+    def _completing_parts(
+        self, done: Sequence[Completion], *, closed: Sequence[int], linked: bool
+    ) -> Callable[[], Program[tuple[list[Delivery], list[str]]]]:
+        return lambda: hot.complete(done, closed=closed, linked=linked, scope=self._scope)
+
+    def _completing(
+        self, done: Sequence[Completion], *, closed: Sequence[int], linked: bool
+    ) -> Callable[[], Program[list[Delivery]]]:
+        def make() -> Program[list[Delivery]]:
+            lost, _ = yield from hot.complete(done, closed=closed, linked=linked, scope=self._scope)
+            return lost
+
+        return make
+
+    async def _settle(self, settlements: Sequence[settling.Settlement]) -> list[Delivery]:
+        deliveries = [s.delivery for s in settlements]
+        closed = self._claims.closing(deliveries)
+        lost = await self._run(
+            lambda: settling.settle(settlements, closed=closed, scope=self._scope),
+            atomic=True,
+            role="settle",
+        )
+        self._claims.settled(deliveries)
+        if any(d.receipt.has_dependents for d in deliveries):
+            self._announce_ready(["*"])
+        return lost
+
+    # what falls due
+
+    async def _look_after(self) -> None:
+        now = time.monotonic()
+        if now < self._next_look and not self._always_look():
+            return
+        due = await self._run(maintenance.look, write=False)
+        self._watched = due.watched
+        self._next_look = time.monotonic() + _until(due.next_ms)
+        worker = await self._registered()
+        if now >= self._next_seen:
+            self._next_seen = now + _SEEN_INTERVAL
+            await self._run(lambda: claims.seen(worker), atomic=False)
+        thorough = now >= self._next_sweep
+        if thorough or due.jobs or due.deadlines or due.leases:
+            await self._tend(due, expired_for=timedelta(0), thorough=thorough)
+        if thorough:
+            self._next_sweep = now + _SWEEP_INTERVAL
+            await self._run(lambda: maintenance.sweep(self._scope), atomic=True)
+
+    async def _tend(self, due: maintenance.Due, *, expired_for: timedelta, thorough: bool) -> int:
+        ready: set[str] = set()
+        if due.jobs:
+            ready |= await self._run(maintenance.promote, atomic=False)
+        if due.deadlines:
+            await self._run(lambda: maintenance.expire(self._scope), atomic=True)
+        dead: list[int] = []
+        if thorough:
+            workers = await self._run(claims.claiming_workers, write=False)
+            dead = [id for id, space, pid, birth in workers if provably_dead(space, pid, birth)]
+        taken = 0
+        if due.leases or dead:
+            taken, back = await self._run(
+                lambda: maintenance.take_back(
+                    expired_for=expired_for, dead_workers=dead, scope=self._scope
+                ),
+                atomic=True,
+            )
+            ready |= back
+        if ready or taken:
+            self._announce_ready(ready)
+        return taken
+
+    def _note_due(self, messages: Sequence[Message]) -> None:
+        delays = [m.delay.total_seconds() for m in messages if m.delay]
+        if delays:
+            self._next_look = min(self._next_look, time.monotonic() + min(delays))
+        if any(m.run_at or m.expires_at for m in messages):
+            self._next_look = 0.0
+
+    async def _finish_handing_back(self) -> None:
+        if self._handing_back:
+            await asyncio.gather(*self._handing_back)
+
+    @abstractmethod
+    def _hint_in_transaction(self, messages: Sequence[Message]) -> Any:
+        """The statement that wakes workers when the caller's transaction commits, or None."""
+
+
+def _until(next_ms: float | None) -> float:
+    return LOOK_INTERVAL if next_ms is None else min(max(next_ms / 1000, 0.0), LOOK_INTERVAL)
+
+
+def _register() -> Program[int]:
+    me = ProcessIdentity.current()
+    rows = yield Call(
+        "register_worker",
+        {"name": me.name, "host": me.host, "space": me.space, "pid": me.pid, "birth": me.birth},
+    )
+    return int(rows[0][0])
+
+
+def _depth(queue: str) -> Program[QueueDepth]:
+    rows = yield Call("depth", {"queue": queue})
+    ready, leased, delayed, blocked, dead, oldest_ms = rows[0]
+    return QueueDepth(
+        ready=ready,
+        leased=leased,
+        delayed=delayed,
+        blocked=blocked,
+        dead=dead,
+        oldest_age=None if oldest_ms is None else timedelta(milliseconds=max(oldest_ms, 0)),
+    )
+
+
+def _check(message: Message, capabilities: Capabilities) -> None:
+    """What would otherwise fail in the database with a worse word."""
+    for name in (message.job_id, message.parent_id, *(d.job_id for d in message.depends_on)):
+        if name is not None and parse_id(name) != name:
+            raise InvalidJob(f"{name!r} is not a UUID in its usual form; job ids are")
+    if len(message.payload) > capabilities.max_payload:
+        raise PayloadTooLarge(
+            f"the payload of {message.job_type} has {len(message.payload)} bytes, the limit is "
+            f"{capabilities.max_payload}: store it elsewhere and pass a reference"
+        )
+    if message.delay < timedelta(0):
+        raise InvalidJob(f"a delay cannot be negative: {message.delay}")
+    if not 1 <= message.priority <= 10:
+        raise InvalidJob(f"priority goes from 1 to 10, higher runs sooner; not {message.priority}")
+    if (
+        not 1 <= message.max_attempts <= _INTEGER_LIMIT
+        or not 1 <= message.max_crashes <= _INTEGER_LIMIT
+    ):
+        raise InvalidJob("max_attempts and max_crashes must be at least 1")
+    for text in (message.queue, message.job_type, message.group, message.unique_key):
+        if text is not None and ("\0" in text or not text):
+            raise InvalidJob(f"{text!r} cannot be a name: empty, or with a NUL character in it")

@@ -1,0 +1,246 @@
+"""Runs programs inside a transaction of the caller's own, whatever kind of connection holds it.
+
+Understood are: ``sqlite3.Connection``, psycopg ``Connection`` and ``AsyncConnection``, SQLAlchemy
+``Connection``, ``Session``, ``AsyncConnection`` and ``AsyncSession``, and Django's connection
+wrapper. Nothing is imported for it: a connection that is there has its module loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar, cast
+
+from jobbus.errors import BackendError, ConfigurationError, JobbusError
+
+from .program import Call, Program, Rows, Statement, drive, drive_async
+from .sqlite_engine import run_statement, to_milliseconds
+from .statements import to_pyformat
+
+T = TypeVar("T")
+Execute = Callable[[str, dict[str, Any]], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class CallerSql:
+    """A backend's statements, and what a caller's connection must be to run them."""
+
+    dialect: str
+    statements: Mapping[str, str]
+    clock: Callable[[], datetime]
+
+
+def is_async(connection: Any) -> bool:
+    """Whether calls on this connection are awaited."""
+    return _is(connection, "psycopg", "AsyncConnection") or _is_sqlalchemy_async(connection)
+
+
+async def run(make: Callable[[], Program[T]], connection: Any, sql: CallerSql) -> T:
+    """Run a program in the connection's transaction; ending that is the caller's.
+
+    Raises ConfigurationError for a connection of another database or an unknown kind.
+    """
+    if not is_async(connection):
+        return run_sync(make, connection, sql)
+    execute = _async_execute(connection, sql)
+
+    async def step(statement: Statement) -> Rows:
+        text, parameters = render(statement, sql)
+        return cast("Rows", await execute(text, parameters))
+
+    try:
+        return await drive_async(make(), step)
+    except Exception as error:
+        raise _translated(error) from error
+
+
+def run_sync(make: Callable[[], Program[T]], connection: Any, sql: CallerSql) -> T:
+    """:func:`run` for synchronous connections, in the calling thread."""
+    if is_async(connection):
+        raise ConfigurationError("an async connection needs the async enqueue; await bus.enqueue()")
+    return drive(make(), _sync_step(connection, sql))
+
+
+async def hint(connection: Any, statement: Statement | None) -> None:
+    """Run a wake-up statement, where there is one."""
+    if statement is not None and isinstance(statement, Call):
+        await run(lambda: _single(statement), connection, _NO_SQL)
+
+
+def hint_sync(connection: Any, statement: Statement | None) -> None:
+    if statement is not None and isinstance(statement, Call):
+        run_sync(lambda: _single(statement), connection, _NO_SQL)
+
+
+def render(statement: Statement, sql: CallerSql) -> tuple[str, dict[str, Any]]:
+    """A statement for Postgres, as text with ``:name`` parameters and plain values."""
+    if isinstance(statement, Call):
+        text = statement.sql if statement.sql is not None else sql.statements[statement.name]
+        return text, _plain(statement.parameters)
+    return sql.statements[statement.name], {
+        **_plain(statement.parameters),
+        "batch": batch_document(statement.batch),
+    }
+
+
+def batch_document(batch: Any) -> str:
+    """Rows as one JSON document; bytes as text where they are, else as base64."""
+    return json.dumps([_json_row(row) for row in batch], ensure_ascii=False, default=_json_value)
+
+
+def _json_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    made = dict(row)
+    for name in ("payload", "result"):
+        value = made.get(name)
+        if isinstance(value, bytes):
+            try:
+                text = value.decode("utf-8")
+                if "\0" in text:
+                    raise ValueError("Postgres text holds no NUL")
+                made[name] = text
+            except ValueError:
+                import base64
+
+                made[name] = None
+                made[f"{name}_base64"] = base64.b64encode(value).decode("ascii")
+    return made
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"{type(value).__name__} cannot travel in a batch")
+
+
+def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: json.dumps(v) if isinstance(v, list) else v for k, v in parameters.items()}
+
+
+def _single(statement: Call) -> Program[None]:
+    yield statement
+
+
+def _sync_step(connection: Any, sql: CallerSql) -> Callable[[Statement], Rows]:
+    if _is(connection, "sqlite3", "Connection"):
+        return _sqlite_step(connection, connection, sql)
+    if _is(connection, "psycopg", "Connection"):
+        _require(sql, "postgres", connection)
+        return _postgres_step(
+            lambda text, p: _fetched(connection.execute(to_pyformat(text), p)), sql
+        )
+    if _is_sqlalchemy_sync(connection):
+        bound = connection.connection() if hasattr(connection, "get_bind") else connection
+        if bound.dialect.name == "sqlite":
+            return _sqlite_step(bound.connection.driver_connection, connection, sql)
+        _require(
+            sql,
+            "postgres" if bound.dialect.name == "postgresql" else bound.dialect.name,
+            connection,
+        )
+        return _postgres_step(lambda text, p: _fetched(bound.execute(_text(text), p)), sql)
+    if hasattr(connection, "ensure_connection") and hasattr(connection, "vendor"):
+        connection.ensure_connection()
+        return _sync_step(connection.connection, sql)
+    raise ConfigurationError(
+        f"connection= takes a sqlite3, psycopg, SQLAlchemy or Django connection, "
+        f"not {type(connection).__module__}.{type(connection).__qualname__}"
+    )
+
+
+def _sqlite_step(connection: Any, given: Any, sql: CallerSql) -> Callable[[Statement], Rows]:
+    _require(sql, "sqlite", given)
+    if not connection.in_transaction:
+        # Otherwise each statement would commit by itself, and a rollback take nothing back.
+        connection.execute("BEGIN IMMEDIATE")
+
+    def step(statement: Statement) -> Rows:
+        now = to_milliseconds(sql.clock())
+        return run_statement(connection, statement, sql.statements, now)
+
+    return step
+
+
+def _postgres_step(execute: Execute, sql: CallerSql) -> Callable[[Statement], Rows]:
+    def step(statement: Statement) -> Rows:
+        return cast("Rows", execute(*render(statement, sql)))
+
+    return step
+
+
+def _async_execute(
+    connection: Any, sql: CallerSql
+) -> Callable[[str, dict[str, Any]], Awaitable[Any]]:
+    if _is(connection, "psycopg", "AsyncConnection"):
+        _require(sql, "postgres", connection)
+
+        async def execute(text: str, parameters: dict[str, Any]) -> Any:
+            cursor = await connection.execute(to_pyformat(text), parameters)
+            return await cursor.fetchall() if cursor.description else []
+
+        return execute
+    if (
+        connection.get_bind().dialect.name == "sqlite"
+        if hasattr(connection, "get_bind")
+        else (connection.dialect.name == "sqlite")
+    ):
+        raise ConfigurationError(
+            "async SQLAlchemy on SQLite keeps its connection on another thread: enqueue with a "
+            "synchronous Session, or without connection="
+        )
+    _require(sql, "postgres", connection)
+
+    async def execute_text(text: str, parameters: dict[str, Any]) -> Any:
+        return _fetched(await connection.execute(_text(text), parameters))
+
+    return execute_text
+
+
+def _fetched(result: Any) -> Any:
+    returns = result.returns_rows if hasattr(result, "returns_rows") else result.description
+    return [tuple(row) for row in result.fetchall()] if returns else []
+
+
+def _text(sql: str) -> Any:
+    from sqlalchemy import text
+
+    return text(sql)
+
+
+def _require(sql: CallerSql, dialect: str, connection: Any) -> None:
+    if sql.dialect not in (dialect, ""):
+        raise ConfigurationError(
+            f"the connection is {dialect}'s, the jobs are in {sql.dialect}: they cannot commit together"
+        )
+
+
+def _is(connection: Any, module: str, name: str) -> bool:
+    loaded = sys.modules.get(module)
+    kind = getattr(loaded, name, None)
+    return kind is not None and isinstance(connection, kind)
+
+
+def _is_sqlalchemy_sync(connection: Any) -> bool:
+    return (
+        _is(connection, "sqlalchemy.engine", "Connection")
+        or _is(connection, "sqlalchemy.orm", "Session")
+        or _is(connection, "sqlalchemy.orm", "scoped_session")
+    )
+
+
+def _is_sqlalchemy_async(connection: Any) -> bool:
+    return any(
+        _is(connection, "sqlalchemy.ext.asyncio", name)
+        for name in ("AsyncConnection", "AsyncSession", "async_scoped_session")
+    )
+
+
+def _translated(error: Exception) -> Exception:
+    if isinstance(error, JobbusError):
+        return error
+    return BackendError(f"the caller's connection could not run the statement: {error}")
+
+
+_NO_SQL = CallerSql("", {}, lambda: datetime.min)

@@ -1,0 +1,259 @@
+"""The ledger half of a SQL backend: every verb of :class:`~jobbus.store.JobStore`."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+from jobbus.ids import parse_id
+from jobbus.job import Job, JobEvent, JobState, Progress
+from jobbus.message import Delivery
+from jobbus.store import (
+    CancelOutcome,
+    JobFilter,
+    JobTypeRecord,
+    Page,
+    QueueStatus,
+    WorkerRecord,
+)
+
+from . import claims, inspection, steering
+from .callers import CallerSql
+from .identity import provably_dead
+from .program import Call, Dialect, Many, Program, Scope
+from .rows import progress_text
+from .statements import Naming
+
+T = TypeVar("T")
+
+
+class SqlLedger(ABC):
+    """Looks at jobs and steers them, by running programs."""
+
+    def __init__(self) -> None:
+        self._watched = False
+
+    @property
+    @abstractmethod
+    def dialect(self) -> Dialect: ...
+
+    @property
+    @abstractmethod
+    def naming(self) -> Naming: ...
+
+    @abstractmethod
+    async def _run(
+        self,
+        make: Callable[[], Program[T]],
+        *,
+        write: bool = True,
+        atomic: bool = True,
+        role: str = "control",
+    ) -> T:
+        """Run a program: ``atomic`` in a transaction, else statement by statement."""
+
+    @abstractmethod
+    def _announce_ready(self, queues: Iterable[str]) -> None: ...
+
+    @abstractmethod
+    def _caller_sql(self) -> CallerSql: ...
+
+    @property
+    @abstractmethod
+    def _job_columns(self) -> str: ...
+
+    @property
+    def _scope(self) -> Scope:
+        return Scope(self.dialect, self._watched)
+
+    async def get(self, job_id: str) -> Job | None:
+        known = parse_id(job_id)
+        if known is None:
+            return None
+        return await self._run(lambda: inspection.get(known, self._scope), write=False)
+
+    async def find(self, where: JobFilter, *, limit: int = 50, cursor: str | None = None) -> Page:
+        from . import queries
+
+        sql, parameters = queries.find(
+            where,
+            limit=limit,
+            cursor=cursor,
+            dialect=self.dialect,
+            naming=self.naming,
+            columns=self._job_columns,
+        )
+        return await self._run(
+            lambda: inspection.find(sql, parameters, limit, self._scope), write=False
+        )
+
+    async def counts(self, queue: str | None = None) -> Mapping[tuple[str, JobState], int]:
+        rows = await self._run(lambda: _rows(Call("counts", {"queue": queue})), write=False)
+        return {(name, JobState(state)): number for name, state, number in rows}
+
+    async def count(self, where: JobFilter, *, cap: int = 10_000) -> int:
+        from . import queries
+
+        sql, parameters = queries.count(where, cap=cap, dialect=self.dialect, naming=self.naming)
+        rows = await self._run(lambda: _rows(Call("count", parameters, sql)), write=False)
+        return int(rows[0][0])
+
+    async def history(self, job_id: str) -> Sequence[JobEvent]:
+        known = parse_id(job_id)
+        if known is None:
+            return []
+        return await self._run(lambda: inspection.history(known, self._scope), write=False)
+
+    async def progress_history(self, job_id: str) -> Sequence[Progress]:
+        known = parse_id(job_id)
+        if known is None:
+            return []
+        return await self._run(lambda: inspection.progress(known, self._scope), write=False)
+
+    async def record_progress(self, reports: Sequence[tuple[Delivery, Progress]]) -> None:
+        if reports:
+            await self._run(lambda: _record_progress(reports))
+
+    async def cancel_requested(self, held: Sequence[Delivery]) -> frozenset[str]:
+        if not held:
+            return frozenset()
+        return await self._run(lambda: claims.cancel_requested(held), write=False)
+
+    async def cancel(
+        self, job_ids: Sequence[str], *, reason: str = ""
+    ) -> Mapping[str, CancelOutcome]:
+        names = {job_id: parse_id(job_id) for job_id in job_ids}
+        known = [name for name in names.values() if name]
+        found = await self._run(lambda: steering.cancel(known, reason=reason, scope=self._scope))
+        self._announce_ready(["*"])
+        return {
+            job_id: found[name] if name else CancelOutcome.NOT_FOUND
+            for job_id, name in names.items()
+        }
+
+    async def redrive(self, job_ids: Sequence[str]) -> Sequence[str]:
+        done = await self._run(lambda: steering.redrive(_known(job_ids), self._scope))
+        self._announce_ready(["*"])
+        return done
+
+    async def expedite(self, job_ids: Sequence[str]) -> Sequence[str]:
+        done = await self._run(lambda: steering.expedite(_known(job_ids), self._scope))
+        self._announce_ready(["*"])
+        return done
+
+    async def discard(self, job_ids: Sequence[str]) -> Sequence[str]:
+        return await self._run(lambda: steering.discard(_known(job_ids)))
+
+    async def prune(self, *, finished_before: datetime, limit: int = 1000) -> int:
+        before = self.dialect.write_moment(finished_before)
+        return await self._run(lambda: steering.prune(before, limit))
+
+    async def purge(self, queue: str) -> int:
+        removed = 0
+        while page := await self._run(lambda: steering.purge(queue, self._scope)):
+            removed += page
+        return removed
+
+    async def queues(self) -> Sequence[QueueStatus]:
+        named = await self._run(lambda: _rows(Call("queue_names")), write=False)
+        found = {
+            name: QueueStatus(name=name, paused=bool(paused), reason=reason)
+            for name, paused, reason in named
+        }
+        for (name, state), number in (await self.counts()).items():
+            status = found.get(name) or QueueStatus(name=name, paused=False)
+            found[name] = replace(status, counts={**status.counts, state: number})
+        return [found[name] for name in sorted(found)]
+
+    async def pause(self, queue: str, *, reason: str = "") -> None:
+        await self._run(lambda: _rows(Call("pause", {"queue": queue, "reason": reason})))
+
+    async def resume(self, queue: str) -> None:
+        await self._run(lambda: _rows(Call("resume", {"queue": queue})))
+        self._announce_ready([queue])
+
+    async def announce(self, job_types: Sequence[JobTypeRecord]) -> None:
+        batch = [
+            {
+                "name": known.name,
+                "queue": known.queue,
+                "max_attempts": known.max_attempts,
+                "max_crashes": known.max_crashes,
+                "priority": known.priority,
+                "schema": json.dumps(dict(known.payload_schema)),
+            }
+            for known in job_types
+        ]
+        if batch:
+            await self._run(lambda: _rows(Many("announce", batch)))
+
+    async def job_types(self) -> Sequence[JobTypeRecord]:
+        rows = await self._run(lambda: _rows(Call("job_types")), write=False)
+        return [
+            JobTypeRecord(
+                name=name,
+                queue=queue,
+                max_attempts=max_attempts,
+                max_crashes=max_crashes,
+                priority=priority,
+                payload_schema=json.loads(schema),
+            )
+            for name, queue, max_attempts, max_crashes, priority, schema in rows
+        ]
+
+    async def workers(self) -> Sequence[WorkerRecord]:
+        rows = await self._run(lambda: _rows(Call("workers")), write=False)
+        moment = self.dialect.read_moment
+        return [
+            WorkerRecord(
+                name=name,
+                host=host,
+                pid=pid,
+                started_at=moment(started),  # type: ignore[arg-type]  # the column is NOT NULL
+                seen_at=moment(seen),  # type: ignore[arg-type]
+                running=running,
+                alive=bool(recent) and not provably_dead(space, pid, birth),
+            )
+            for _, name, host, space, pid, birth, started, seen, running, recent in rows
+        ]
+
+    async def watch(self, *, lasting: timedelta) -> None:
+        lasting_ms = round(lasting.total_seconds() * 1000)
+        await self._run(lambda: _rows(Call("watch", {"lasting_ms": lasting_ms})))
+        self._watched = True
+
+    async def events(self, *, after: int) -> tuple[Sequence[JobEvent], int]:
+        return await self._run(lambda: inspection.read_log(after, self._scope), write=False)
+
+
+def _known(job_ids: Sequence[str]) -> list[str]:
+    return [known for job_id in job_ids if (known := parse_id(job_id))]
+
+
+def _rows(statement: Call | Many) -> Program[Sequence[tuple[Any, ...]]]:
+    return (yield statement)
+
+
+def _record_progress(reports: Sequence[tuple[Delivery, Progress]]) -> Program[None]:
+    latest = {
+        delivery.job_id: {
+            "id": delivery.job_id,
+            "attempt": delivery.attempt,
+            "claim": delivery.receipt.claim,
+            "note": progress_text(progress),
+        }
+        for delivery, progress in reports
+    }
+    rows = yield Many("report_progress", list(latest.values()))
+    heard = {row[0] for row in rows}
+    kept = [
+        {"id": d.job_id, "percent": p.percent, "stage": p.stage, "message": p.message}
+        for d, p in reports
+        if d.job_id in heard
+    ]
+    if kept:
+        yield Many("keep_progress", kept)

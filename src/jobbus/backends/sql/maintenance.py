@@ -1,0 +1,104 @@
+"""What falls due by itself: delays, start deadlines, leases; and the sweep after a crash."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from jobbus.job import EventType, JobState
+
+from .dependencies import resolve
+from .moving import Change, apply, column, lock
+from .program import Call, Program, Scope
+from .settling import crashed
+
+_PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What :func:`look` saw."""
+
+    jobs: bool
+    deadlines: bool
+    leases: bool
+    next_ms: float | None
+    """Until the next delayed job is due; None when there is none."""
+    watched: bool
+
+
+def look() -> Program[Due]:
+    """See what fell due, without changing anything."""
+    rows = yield Call("look")
+    jobs, deadlines, leases, next_ms, watched = rows[0]
+    return Due(bool(jobs), bool(deadlines), bool(leases), next_ms, bool(watched))
+
+
+def promote() -> Program[set[str]]:
+    """Make due jobs ready; return their queues."""
+    queues: set[str] = set()
+    while True:
+        rows = yield Call("promote")
+        queues.update(column(rows))
+        if len(rows) < _PAGE:
+            return queues
+
+
+def expire(scope: Scope) -> Program[int]:
+    """End jobs whose start deadline has passed; return how many."""
+    locked = yield from lock(column((yield Call("overdue"))))
+    changes = [
+        Change(
+            job=job,
+            event=EventType.EXPIRED,
+            to=JobState.EXPIRED,
+            reason="its start deadline passed",
+        )
+        for job in locked.values()
+        if job.state != JobState.RUNNING and not JobState(job.state).terminal
+    ]
+    yield from resolve((yield from apply(changes, scope)), scope)
+    return len(changes)
+
+
+def take_back(
+    *, expired_for: timedelta, dead_workers: Sequence[int], scope: Scope
+) -> Program[tuple[int, set[str]]]:
+    """Take jobs from leases that ran out and from workers known to be dead.
+
+    Returns how many, and the queues that they went back to.
+    """
+    claims = yield Call(
+        "take_lapsed",
+        {"expired_ms": round(expired_for.total_seconds() * 1000), "dead": list(dead_workers)},
+    )
+    held = {(job_id, claim) for claim, ids in claims for job_id in json.loads(ids)}
+    if not held:
+        return 0, set()
+    locked = yield from lock(job_id for job_id, _ in held)
+    changes = []
+    for job in locked.values():
+        if job.state != JobState.RUNNING or (job.id, job.claim) not in held:
+            continue
+        if job.cancel_requested:
+            changes.append(
+                Change(
+                    job=job,
+                    event=EventType.CANCELLED,
+                    to=JobState.CANCELLED,
+                    reason="asked to stop; its worker died",
+                )
+            )
+        else:
+            reason = "its worker died or stopped renewing the lease"
+            changes.append(crashed(job, reason, delay=timedelta(0), proven=False))
+    yield from resolve((yield from apply(changes, scope)), scope)
+    return len(changes), {c.job.queue for c in changes if c.to is JobState.QUEUED}
+
+
+def sweep(scope: Scope) -> Program[None]:
+    """Tell dependents what a process that died in between did not; trim the live log."""
+    yield from resolve(column((yield Call("unnoticed"))), scope)
+    yield Call("trim_log")

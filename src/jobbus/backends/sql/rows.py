@@ -1,0 +1,181 @@
+"""Values to rows and back."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from jobbus.job import Job, JobState, Problem, Progress
+from jobbus.message import Delivery, Message
+
+from .program import Dialect, Row
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a SQL queue remembers of a delivery besides its attempt."""
+
+    claim: int
+    has_dependents: bool
+
+
+def message_row(message: Message, dialect: Dialect) -> dict[str, Any]:
+    """The parameters of the ``enqueue`` statement."""
+    return {
+        "id": message.job_id,
+        "queue": message.queue,
+        "job_type": message.job_type,
+        "priority": int(message.priority),
+        "attempt": message.prior_attempts,
+        "max_attempts": message.max_attempts,
+        "max_crashes": message.max_crashes,
+        "timeout_ms": _milliseconds(message.timeout),
+        "delay_ms": _milliseconds(message.delay) or 0,
+        "run_at": dialect.write_moment(message.run_at),
+        "expires_at": dialect.write_moment(message.expires_at),
+        "blocked": bool(message.depends_on or message.group),
+        "parent_id": message.parent_id,
+        "unique_key": message.unique_key,
+        "unique_lock": unique_lock(message),
+        "group_name": message.group,
+        "tags": json.dumps(message.tags) if message.tags else None,
+        "headers": json.dumps(dict(message.headers)) if message.headers else None,
+        "metadata": json.dumps(dict(message.metadata)) if message.metadata else None,
+        "payload": message.payload,
+    }
+
+
+def unique_lock(message: Message) -> str | None:
+    """What at most one unfinished job can hold: a key is unique within its job type."""
+    return None if message.unique_key is None else f"{message.job_type}/{message.unique_key}"
+
+
+def delivery_from(row: Row, queue: str, dialect: Dialect) -> Delivery:
+    """A row of the ``claim`` statement."""
+    (
+        job_id, attempt, claim, failures, crashes, priority, job_type, payload, headers, timeout_ms,
+        max_attempts, max_crashes, expires_at, run_at, created_at, started_at, group, parent_id,
+        unique_key, tags, metadata, has_dependents,
+    ) = row  # fmt: skip
+    due, started = dialect.read_moment(run_at), dialect.read_moment(started_at)
+    message = Message(
+        job_id=job_id,
+        job_type=job_type,
+        payload=payload,
+        queue=queue,
+        headers=json.loads(headers) if headers else {},
+        priority=priority,
+        group=group,
+        expires_at=dialect.read_moment(expires_at),
+        max_attempts=max_attempts,
+        max_crashes=max_crashes,
+        timeout=_duration(timeout_ms),
+        unique_key=unique_key,
+        parent_id=parent_id,
+        tags=tuple(json.loads(tags)) if tags else (),
+        metadata=json.loads(metadata) if metadata else {},
+        prior_attempts=attempt - 1,
+    )
+    return Delivery(
+        message=message,
+        receipt=Receipt(claim, bool(has_dependents)),
+        attempt=attempt,
+        failures=failures,
+        crashes=crashes,
+        enqueued_at=dialect.read_moment(created_at),
+        wait=max(started - due, timedelta(0)) if started and due else timedelta(0),
+    )
+
+
+def job_from(row: Row, dialect: Dialect) -> Job:
+    """A row of ``job_columns``."""
+    (
+        job_id, job_type, queue, state, priority, payload, attempt, failures, crashes, snoozes,
+        max_attempts, generation, created_at, run_at, started_at, finished_at, expires_at,
+        timeout_ms, worker, progress, result, problem, cancel_requested, parent_id, unique_key,
+        group, tags, headers, metadata, _initial_state,
+    ) = row  # fmt: skip
+    moment = dialect.read_moment
+    created, due = moment(created_at), moment(run_at)
+    if created is None or due is None:
+        raise ValueError(f"job {job_id} has no times: the row was not written by jobbus")
+    return Job(
+        id=job_id,
+        job_type=job_type,
+        queue=queue,
+        state=JobState(state),
+        priority=priority,
+        payload=bytes(payload),
+        attempt=attempt,
+        failures=failures,
+        crashes=crashes,
+        snoozes=snoozes,
+        max_attempts=max_attempts,
+        generation=generation,
+        created_at=created,
+        run_at=due,
+        started_at=moment(started_at),
+        finished_at=moment(finished_at),
+        expires_at=moment(expires_at),
+        timeout=_duration(timeout_ms),
+        worker=worker,
+        progress=progress_from(progress),
+        result=None if result is None else bytes(result),
+        problem=problem_from(problem),
+        cancel_requested=bool(cancel_requested),
+        parent_id=parent_id,
+        unique_key=unique_key,
+        group=group,
+        tags=tuple(json.loads(tags)) if tags else (),
+        headers=json.loads(headers) if headers else {},
+        metadata=json.loads(metadata) if metadata else {},
+    )
+
+
+def problem_text(problem: Problem | None) -> str | None:
+    if problem is None:
+        return None
+    told: dict[str, str] = {"kind": problem.kind, "message": problem.message}
+    if problem.traceback:
+        told["traceback"] = problem.traceback
+    return json.dumps(told)
+
+
+def problem_from(text: str | None) -> Problem | None:
+    return None if text is None else Problem(**json.loads(text))
+
+
+def progress_text(progress: Progress) -> str:
+    note: dict[str, Any] = {
+        "percent": progress.percent,
+        "stage": progress.stage,
+        "message": progress.message,
+    }
+    if progress.at is not None:
+        note["at"] = progress.at.isoformat()
+    return json.dumps(note)
+
+
+def progress_from(text: str | None) -> Progress | None:
+    if text is None:
+        return None
+    note: Mapping[str, Any] = json.loads(text)
+    at = note.get("at")
+    return Progress(
+        percent=note["percent"],
+        stage=note["stage"],
+        message=note["message"],
+        at=datetime.fromisoformat(at) if at else None,
+    )
+
+
+def _milliseconds(duration: timedelta | None) -> int | None:
+    return None if duration is None else math.ceil(duration / timedelta(milliseconds=1))
+
+
+def _duration(milliseconds: int | None) -> timedelta | None:
+    return None if milliseconds is None else timedelta(milliseconds=milliseconds)

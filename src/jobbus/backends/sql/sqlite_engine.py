@@ -1,0 +1,382 @@
+"""One SQLite database, its single writer thread with group commit, and a reader beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from jobbus.errors import BackendError, BackendFull, BackendUnavailable, ConfigurationError
+
+from . import migrate
+from .program import Call, Dialect, Many, Program, Rows, Statement, drive
+from .statements import Naming, load
+
+T = TypeVar("T")
+Clock = Callable[[], datetime]
+_MEMORY: Final = ":memory:"
+_BUSY_RETRIES: Final = 10
+_GROUP: Final = 200
+"""Programs in one commit at the most."""
+_GLANCE: Final = 0.002
+"""Seconds between looks for other processes' commits, while somebody waits for a job."""
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def to_milliseconds(moment: datetime | None) -> int | None:
+    return None if moment is None else round(moment.timestamp() * 1000)
+
+
+def from_milliseconds(value: int | None) -> datetime | None:
+    return None if value is None else datetime.fromtimestamp(value / 1000, UTC)
+
+
+SQLITE: Final = Dialect("sqlite", from_milliseconds, to_milliseconds, one_statement_each=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    make: Callable[[], Program[Any]]
+    future: Future[Any]
+
+
+class SqliteEngine:
+    """Runs programs against one database file, or against memory.
+
+    Writes go through one thread, which commits all programs that wait at that moment together: one
+    fsync for all of them. Reads have a thread and a connection of their own.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        naming: Naming,
+        clock: Clock = utc_now,
+        synchronous: str = "FULL",
+        busy_timeout: timedelta = timedelta(seconds=5),
+    ) -> None:
+        self.path = path
+        self.naming = naming
+        self.clock = clock
+        self.on_change: list[Callable[[], None]] = []
+        self.waiting = 0
+        """Receivers that want to hear of other processes' commits."""
+        self._synchronous = synchronous
+        self._busy_timeout = busy_timeout
+        self._sql = load("sqlite", naming)
+        self._writes: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._reads: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._pid = 0
+
+    @property
+    def in_memory(self) -> bool:
+        return self.path == _MEMORY
+
+    @property
+    def is_open(self) -> bool:
+        return bool(self._threads)
+
+    def start(self) -> None:
+        """Open the connections. Raises ConfigurationError or BackendError where that fails."""
+        self._pid = os.getpid()
+        loops = [(self._write_loop, "writer")]
+        if not self.in_memory:
+            loops.append((self._read_loop, "reader"))
+        try:
+            for loop, name in loops:
+                ready: Future[None] = Future()
+                thread = threading.Thread(
+                    target=loop, args=(ready,), name=f"jobbus-sqlite-{name}", daemon=True
+                )
+                thread.start()
+                ready.result()
+                self._threads.append(thread)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Finish what was accepted, then close. Harmless when repeated."""
+        if os.getpid() == self._pid:
+            self._writes.put(None)
+            self._reads.put(None)
+            for thread in self._threads:
+                thread.join(timeout=10)
+        self._threads = []
+
+    def submit(self, make: Callable[[], Program[T]], *, write: bool) -> Future[T]:
+        """Run a program in one transaction; the future resolves after its commit."""
+        if os.getpid() != self._pid:
+            raise BackendUnavailable(
+                "this SQLite queue was opened before a fork or not at all; open one in this process"
+            )
+        if not self._threads:
+            raise BackendUnavailable("this SQLite queue is closed")
+        future: Future[T] = Future()
+        target = self._writes if write or self.in_memory else self._reads
+        target.put(_Request(make, future))
+        return future
+
+    def script(self, sql: str) -> Program[None]:
+        """A program that runs several statements given as one text."""
+        for statement in _statements(sql):
+            yield Call("script", {}, statement)
+
+    # the writer
+
+    def _write_loop(self, ready: Future[None]) -> None:
+        try:
+            connection = self._connect()
+        except BaseException as error:
+            ready.set_exception(error)
+            return
+        ready.set_result(None)
+        while (request := self._writes.get()) is not None:
+            group, last = self._gather(request)
+            self._commit(connection, group)
+            if last:
+                break
+        connection.close()
+        _refuse_rest(self._writes)
+
+    def _gather(self, first: _Request) -> tuple[list[_Request], bool]:
+        group = [first] if first.future.set_running_or_notify_cancel() else []
+        with contextlib.suppress(queue.Empty):
+            while len(group) < _GROUP:
+                request = self._writes.get_nowait()
+                if request is None:
+                    return group, True
+                if request.future.set_running_or_notify_cancel():
+                    group.append(request)
+        return group, False
+
+    def _commit(self, connection: sqlite3.Connection, group: list[_Request]) -> None:
+        done: list[tuple[_Request, Any]] = []
+        try:
+            self._begin(connection)
+            for request in group:
+                with contextlib.suppress(_Failed):
+                    done.append((request, self._attempt(connection, request, len(group) > 1)))
+            connection.execute("COMMIT")
+        except BaseException as error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            failure = translate(error, "write")
+            for request in group:
+                if not request.future.done():
+                    request.future.set_exception(failure)
+            return
+        for request, result in done:
+            request.future.set_result(result)
+
+    def _attempt(self, connection: sqlite3.Connection, request: _Request, shared: bool) -> Any:
+        """Run one program; undo it alone if it fails."""
+        if shared:
+            connection.execute("SAVEPOINT one")
+        try:
+            result = drive(request.make(), lambda s: self._run(connection, s))
+        except BaseException as error:
+            if _spoils_transaction(error) or not connection.in_transaction:
+                raise
+            connection.execute("ROLLBACK TO one" if shared else "ROLLBACK")
+            if not shared:
+                connection.execute("BEGIN")
+            request.future.set_exception(translate(error, "write"))
+            raise _Failed from error
+        if shared:
+            connection.execute("RELEASE one")
+        return result
+
+    def _begin(self, connection: sqlite3.Connection) -> None:
+        # Immediate: a transaction that turns from reading to writing fails at once when another
+        # process wrote in between, whatever the busy timeout says.
+        for attempt in range(_BUSY_RETRIES):
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if not _is_busy(error) or attempt == _BUSY_RETRIES - 1:
+                    raise
+                time.sleep(random.uniform(0.001, 0.02))  # noqa: S311  # jitter, not a secret
+
+    # the reader
+
+    def _read_loop(self, ready: Future[None]) -> None:
+        try:
+            connection = self._connect()
+        except BaseException as error:
+            ready.set_exception(error)
+            return
+        ready.set_result(None)
+        version = None
+        while True:
+            try:
+                request = self._reads.get(timeout=_GLANCE if self.waiting else 0.1)
+            except queue.Empty:
+                if self.waiting:
+                    seen = connection.execute("PRAGMA data_version").fetchone()[0]
+                    if seen != version and version is not None:
+                        for changed in self.on_change:
+                            changed()
+                    version = seen
+                continue
+            if request is None:
+                break
+            self._read(connection, request)
+        connection.close()
+        _refuse_rest(self._reads)
+
+    def _read(self, connection: sqlite3.Connection, request: _Request) -> None:
+        if not request.future.set_running_or_notify_cancel():
+            return
+        try:
+            connection.execute("BEGIN")
+            try:
+                result = drive(request.make(), lambda s: self._run(connection, s))
+            finally:
+                connection.execute("ROLLBACK")
+        except BaseException as error:
+            request.future.set_exception(translate(error, "read"))
+        else:
+            request.future.set_result(result)
+
+    # statements
+
+    def _run(self, connection: sqlite3.Connection, statement: Statement) -> Rows:
+        return run_statement(connection, statement, self._sql, to_milliseconds(self.clock()))
+
+    def _connect(self) -> sqlite3.Connection:
+        if sqlite3.sqlite_version_info < (3, 35):
+            raise ConfigurationError(
+                f"jobbus needs SQLite 3.35 or newer; this Python carries {sqlite3.sqlite_version}"
+            )
+        if not self.in_memory:
+            Path(self.path).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            connection = sqlite3.connect(
+                self.path,
+                isolation_level=None,
+                timeout=self._busy_timeout.total_seconds(),
+                cached_statements=256,
+            )
+            if not self.in_memory:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+            return connection
+        except sqlite3.Error as error:
+            raise translate(error, f"open {self.path}") from error
+
+    def schema_status(self) -> Program[migrate.SchemaStatus]:
+        """What the database has of the schema."""
+        table = self.naming.apply("background_job_migrations")
+        present = yield Call(
+            "script",
+            {"table": table},
+            "SELECT name FROM sqlite_master WHERE type = 'table' AND name = :table",
+        )
+        rows: Rows = []
+        if present:
+            rows = yield Call("script", {}, f"SELECT version, checksum FROM {table}")  # noqa: S608
+        applied = {version: checksum for version, checksum in rows}
+        return migrate.SchemaStatus(applied, migrate.migrations("sqlite"))
+
+
+class _Failed(Exception):
+    """One program of a group failed, and its caller has been told."""
+
+
+def run_statement(
+    connection: Any, statement: Statement, sql: Mapping[str, str], now: int | None
+) -> Rows:
+    """Run one statement on a sqlite3 connection."""
+    if isinstance(statement, Call):
+        text = statement.sql if statement.sql is not None else sql[statement.name]
+        rows: Rows = connection.execute(text, _bound(statement.parameters, now)).fetchall()
+        return rows
+    return _run_many(connection, statement, sql[statement.name], now)
+
+
+def _run_many(connection: Any, statement: Many, text: str, now: int | None) -> Rows:
+    shared = _bound(statement.parameters, now)
+    if "RETURNING" not in text:
+        connection.executemany(text, [{**shared, **row} for row in statement.batch])
+        return []
+    found: list[Any] = []
+    execute = connection.execute
+    for row in statement.batch:
+        found.extend(execute(text, {**shared, **row}).fetchall())
+    return found
+
+
+def _bound(parameters: Mapping[str, Any], now: int | None) -> dict[str, Any]:
+    bound = {k: json.dumps(v) if isinstance(v, list) else v for k, v in parameters.items()}
+    bound["now"] = now
+    return bound
+
+
+def translate(error: BaseException, doing: str) -> BaseException:
+    """A sqlite3 error as jobbus names it; anything else as it is."""
+    if not isinstance(error, sqlite3.Error):
+        return error
+    name = getattr(error, "sqlite_errorname", "") or ""
+    if name.startswith("SQLITE_FULL"):
+        made: BackendError = BackendFull(
+            f"SQLite could not {doing}: the disk or the page limit is full; nothing was kept"
+        )
+    elif name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        made = BackendUnavailable(
+            f"SQLite could not {doing}: another process held the write lock for too long"
+        )
+    elif name.startswith("SQLITE_CANTOPEN"):
+        made = BackendUnavailable(f"SQLite could not {doing}: the file cannot be opened")
+    else:
+        made = BackendError(f"SQLite could not {doing}: {error} ({name or type(error).__name__})")
+    made.__cause__ = error
+    return made
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    return (getattr(error, "sqlite_errorname", "") or "").startswith(
+        ("SQLITE_BUSY", "SQLITE_LOCKED")
+    )
+
+
+def _spoils_transaction(error: BaseException) -> bool:
+    """Whether SQLite may have rolled the whole transaction back by itself."""
+    name = getattr(error, "sqlite_errorname", "") or ""
+    return name.startswith(("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_NOMEM", "SQLITE_INTERRUPT"))
+
+
+def _refuse_rest(requests: queue.SimpleQueue[_Request | None]) -> None:
+    with contextlib.suppress(queue.Empty):
+        while True:
+            request = requests.get_nowait()
+            if request is not None and request.future.set_running_or_notify_cancel():
+                request.future.set_exception(BackendUnavailable("this SQLite queue is closed"))
+
+
+def _statements(sql: str) -> list[str]:
+    """The single statements of a script."""
+    found, current = [], ""
+    for line in sql.splitlines():
+        current += line + "\n"
+        if sqlite3.complete_statement(current):
+            found.append(current)
+            current = ""
+    return [*found, current] if current.strip() else found

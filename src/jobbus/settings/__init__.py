@@ -1,0 +1,23 @@
+"""Settings: what they are, where they are read from, and the backend that they choose."""
+
+from __future__ import annotations
+
+from jobbus.settings.backends import check_lease, create_queue, installed_backends
+from jobbus.settings.model import (
+    Options,
+    PostgresSettings,
+    Settings,
+    SqliteSettings,
+    load_settings,
+)
+
+__all__ = [
+    "Options",
+    "PostgresSettings",
+    "Settings",
+    "SqliteSettings",
+    "check_lease",
+    "create_queue",
+    "installed_backends",
+    "load_settings",
+]

@@ -1,0 +1,145 @@
+"""Addresses of backends: what a URL or connection string says, and how it is shown."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+from urllib.parse import parse_qsl, quote, unquote, urlencode
+
+from jobbus.settings.names import known_provider, squash
+
+SCHEMES: Final = {"rediss": "redis", "amqp": "rabbitmq", "amqps": "rabbitmq"}
+SECRET_WORDS: Final = ("secret", "password", "passwd", "pwd", "token", "key", "credential")
+MASK: Final = "***"
+
+_LIBPQ_NAMES: Final = {
+    "server": "host",
+    "database": "dbname",
+    "db": "dbname",
+    "username": "user",
+    "userid": "user",
+    "uid": "user",
+    "pwd": "password",
+    "timeout": "connect_timeout",
+    "applicationname": "application_name",
+}
+"""Words of .NET connection strings, squashed, as libpq says them."""
+_SSL_MODES: Final = {"verifyca": "verify-ca", "verifyfull": "verify-full"}
+_PAIR: Final = re.compile(r"\s*([\w ]+?)\s*=\s*('(?:\\.|[^'\\])*'|\"[^\"]*\"|[^\s;]*)\s*;?")
+_PAIR_TO_SEMICOLON: Final = re.compile(r"\s*([\w ]+?)\s*=\s*('[^']*'|\"[^\"]*\"|[^;]*)\s*;?")
+_USER_AND_PASSWORD: Final = re.compile(r"(://[^:/?#@\s]*:)\S*@")
+_SECRET_PAIR: Final = re.compile(
+    rf"(\w*(?:{'|'.join(SECRET_WORDS)})\w*\s*=\s*)('(?:\\.|[^'\\])*'|\"[^\"]*\"|[^;&\s]+)",
+    re.IGNORECASE,
+)
+
+
+def read_backend(text: str) -> dict[str, str]:
+    """The settings that a backend's URL, or its mere name, stands for, by key.
+
+    Raises ValueError, without repeating any password, for what is neither.
+    """
+    scheme, mark, rest = text.strip().partition("://")
+    provider = SCHEMES.get(scheme.casefold()) or scheme.partition("+")[0]
+    if not mark:
+        if re.fullmatch(r"[\w .-]+", scheme) is None:
+            raise ValueError("must be a provider's name or an address such as sqlite:///jobs.db")
+        return {"provider": scheme}
+    match known_provider(provider):
+        case "memory":
+            if rest.strip("/"):
+                raise ValueError("a memory backend has no address: write memory://")
+            return {"provider": "memory"}
+        case "sqlite":
+            return {"provider": "sqlite", **_read_sqlite(rest)}
+        case "postgres":
+            return {"provider": "postgres", "postgres.url": postgres_url(text)}
+        case known:
+            return {"provider": known or provider, f"{known or provider}.url": text.strip()}
+
+
+def _read_sqlite(rest: str) -> dict[str, str]:
+    path, _, query = rest.partition("?")
+    if path and not path.startswith("/"):
+        raise ValueError(
+            "a SQLite URL has three slashes before a relative path, as in sqlite:///jobs.db, and "
+            "four before an absolute one"
+        )
+    options = {f"sqlite.{name}": value for name, value in parse_qsl(query, keep_blank_values=True)}
+    return {**({"sqlite.path": unquote(path[1:])} if path[1:] else {}), **options}
+
+
+def postgres_url(text: str) -> str:
+    """A ``postgresql://`` URL of a URL, or of a connection string of libpq's or .NET's.
+
+    Raises ValueError, without repeating any password, for anything else.
+    """
+    text = text.strip()
+    scheme, mark, rest = text.partition("://")
+    if mark and re.fullmatch(r"postgres(ql)?(\+\w+)?", scheme, re.IGNORECASE):
+        return f"postgresql://{rest}"
+    if mark or "=" not in text:
+        raise ValueError(
+            "must be a Postgres address such as postgresql://user@host:5432/database; "
+            "what was given has no postgresql:// in front"
+        )
+    return _url_of(_pairs(text))
+
+
+def _pairs(text: str) -> dict[str, str]:
+    pair = _PAIR_TO_SEMICOLON if ";" in text else _PAIR
+    found: dict[str, str] = {}
+    position = 0
+    while position < len(text):
+        match = pair.match(text, position)
+        if match is None or match.end() == position:
+            raise ValueError(f"is no connection string from its character {position + 1} on")
+        name, value = match.group(1).casefold(), match.group(2).strip()
+        if value[:1] in {"'", '"'}:
+            value = re.sub(r"\\(.)", r"\1", value[1:-1])
+        found[_LIBPQ_NAMES.get(squash(name), name.replace(" ", ""))] = value
+        position = match.end()
+    if "sslmode" in found:
+        mode = found["sslmode"].casefold()
+        found["sslmode"] = _SSL_MODES.get(squash(mode), mode)
+    return found
+
+
+def _url_of(pairs: dict[str, str]) -> str:
+    user = quote(pairs.pop("user", ""), safe="")
+    if "password" in pairs:
+        user += ":" + quote(pairs.pop("password"), safe="")
+    place = ""
+    # Socket directories, IPv6 addresses and lists of hosts fit only the query part.
+    if re.fullmatch(r"[\w.-]+", pairs.get("host", "")):
+        place = pairs.pop("host")
+        if pairs.get("port", "").isdigit():
+            place += ":" + pairs.pop("port")
+    database = quote(pairs.pop("dbname", ""), safe="")
+    query = "?" + urlencode(pairs) if pairs else ""
+    return f"postgresql://{user}{'@' if user else ''}{place}/{database}{query}"
+
+
+def is_secret(key: str) -> bool:
+    """Whether a setting's name says that its value is not to be shown."""
+    return any(word in squash(key.rpartition(".")[2]) for word in SECRET_WORDS)
+
+
+def mask(text: str) -> str:
+    """The text without the passwords of URLs and connection strings in it."""
+    return _SECRET_PAIR.sub(rf"\g<1>{MASK}", _USER_AND_PASSWORD.sub(rf"\g<1>{MASK}@", text))
+
+
+def shown(key: str, value: object) -> str:
+    """A setting's value as text for people, secrets masked."""
+    if value is None:
+        return ""
+    if is_secret(key):
+        return MASK
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else str(value)
+    if isinstance(value, tuple | list):
+        return ", ".join(mask(str(item)) for item in value)
+    return mask(str(value))
