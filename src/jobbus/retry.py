@@ -9,7 +9,15 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Final
 
-from jobbus.errors import Cancelled, PayloadError, PermanentError, RateLimited, Retry, Snooze
+from jobbus.errors import (
+    Cancelled,
+    ConfigurationError,
+    PayloadError,
+    PermanentError,
+    RateLimited,
+    Retry,
+    Snooze,
+)
 
 MAX_DELAY: Final = timedelta(hours=24)
 MAX_EXPONENT: Final = 20
@@ -115,7 +123,7 @@ def decide(
         case RateLimited(retry_after=after):
             wait = _clamp(after, *RETRY_AFTER_RANGE)
             return Again(delay=wait * (1 + 0.1 * policy.random()), counts=False)
-        case PermanentError() | PayloadError():
+        case PermanentError() | PayloadError() | ConfigurationError():
             return GiveUp()
     if isinstance(error, policy.permanent):
         return GiveUp()

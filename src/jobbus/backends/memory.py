@@ -7,7 +7,7 @@ so that what a test sees here is what it will see there.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from jobbus.errors import Unsupported
 from jobbus.message import Capabilities
@@ -41,11 +41,6 @@ class MemoryQueue(SqliteBased):
 
     def separate(self) -> MemoryQueue:
         return MemoryQueue(_engine=self._engine)
-
-    def transaction(self) -> Any:
-        raise Unsupported(
-            "the memory backend has no transaction to share: use SQLite or Postgres for that"
-        )
 
     def _caller_sql(self) -> CallerSql:
         raise Unsupported(

@@ -7,9 +7,10 @@ Durability: with ``synchronous=FULL`` (the default) an accepted job survives the
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
@@ -91,12 +92,18 @@ class SqliteQueue(SqliteBased):
             allow_network_filesystem=True,  # this very file has been checked
         )
 
-    def transaction(self) -> AbstractContextManager[sqlite3.Connection]:
-        """A connection of its own with a write transaction begun; commits at the end."""
-        return self._transaction()
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[sqlite3.Connection]:
+        """A connection of its own with a write transaction begun; commits at the end.
+
+        What is done on the connection blocks the event loop, so keep it short.
+        """
+        with ExitStack() as stack:
+            yield await asyncio.to_thread(stack.enter_context, self.transaction_sync())
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction_sync(self) -> Iterator[sqlite3.Connection]:
+        """:meth:`transaction` for synchronous code."""
         connection = sqlite3.connect(
             self._path,
             isolation_level=None,

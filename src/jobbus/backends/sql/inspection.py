@@ -64,10 +64,11 @@ def progress(job_id: str, scope: Scope) -> Program[list[Progress]]:
 
 def read_log(after: int, scope: Scope) -> Program[tuple[list[JobEvent], int]]:
     """Events behind a position of the live log, and the position reached."""
+    # A position is the number of the next entry, so that 0 can mean "from now".
     if after <= 0:
         rows = yield Call("log_end")
-        return [], max(int(rows[0][0]), 1)
-    rows = yield Call("read_log", {"after": after})
+        return [], int(rows[0][0]) + 1
+    rows = yield Call("read_log", {"after": after - 1})
     events = [
         JobEvent(
             job_id=job_id,
@@ -83,7 +84,7 @@ def read_log(after: int, scope: Scope) -> Program[tuple[list[JobEvent], int]]:
         for _, at, entries in rows
         for job_id, event, to, origin, attempt, reason, job_type, queue in json.loads(entries)
     ]
-    return events, rows[-1][0] if rows else after
+    return events, rows[-1][0] + 1 if rows else after
 
 
 class _Story:
@@ -96,9 +97,11 @@ class _Story:
         self._events = [self._event(EventType.CREATED, job.created_at, initial, None)]
 
     def tell(self, rows: Sequence[Row]) -> list[JobEvent]:
-        for event, at, origin, to, attempt, worker, started_at, reason, problem in rows:
+        for index, row in enumerate(rows):
+            event, at, origin, to, attempt, worker, started_at, reason, problem = row
             when = self._scope.dialect.read_moment(at)
             if event == EventType.FENCED:
+                self._catch_up(origin, when, rows[index + 1 :])
                 self._add(EventType.FENCED, when, self._state, attempt=attempt, reason=reason)
                 continue
             began = self._scope.dialect.read_moment(started_at)
@@ -117,6 +120,20 @@ class _Story:
             )
         self._finish()
         return self._events
+
+    def _catch_up(self, state: str, at: Any, later: Sequence[Row]) -> None:
+        """Tell what had silently happened before a late worker was refused."""
+        if state == JobState.COMPLETED:
+            self._finish()
+        elif state == JobState.QUEUED:
+            self._release(at)
+        elif state == JobState.RUNNING:
+            for event, ended, origin, _to, attempt, worker, started_at, *_ in later:
+                if origin == JobState.RUNNING and event != EventType.FENCED:
+                    moment = self._scope.dialect.read_moment
+                    self._start(moment(started_at) or moment(ended), attempt, worker)
+                    return
+            self._start(self._job.started_at, self._job.attempt, self._job.worker)
 
     def _finish(self) -> None:
         job = self._job

@@ -25,7 +25,7 @@ from . import claims, inspection, steering
 from .callers import CallerSql
 from .identity import provably_dead
 from .program import Call, Dialect, Many, Program, Scope
-from .rows import progress_text
+from .rows import mended, progress_text
 from .statements import Naming
 
 T = TypeVar("T")
@@ -170,7 +170,7 @@ class SqlLedger(ABC):
         return [found[name] for name in sorted(found)]
 
     async def pause(self, queue: str, *, reason: str = "") -> None:
-        await self._run(lambda: _rows(Call("pause", {"queue": queue, "reason": reason})))
+        await self._run(lambda: _rows(Call("pause", {"queue": queue, "reason": mended(reason)})))
 
     async def resume(self, queue: str) -> None:
         await self._run(lambda: _rows(Call("resume", {"queue": queue})))
@@ -240,7 +240,7 @@ def _rows(statement: Call | Many) -> Program[Sequence[tuple[Any, ...]]]:
 
 def _record_progress(reports: Sequence[tuple[Delivery, Progress]]) -> Program[None]:
     latest = {
-        delivery.job_id: {
+        (delivery.job_id, delivery.attempt, delivery.receipt.claim): {
             "id": delivery.job_id,
             "attempt": delivery.attempt,
             "claim": delivery.receipt.claim,
@@ -249,11 +249,16 @@ def _record_progress(reports: Sequence[tuple[Delivery, Progress]]) -> Program[No
         for delivery, progress in reports
     }
     rows = yield Many("report_progress", list(latest.values()))
-    heard = {row[0] for row in rows}
+    heard = {(job_id, attempt) for job_id, attempt in rows}
     kept = [
-        {"id": d.job_id, "percent": p.percent, "stage": p.stage, "message": p.message}
+        {
+            "id": d.job_id,
+            "percent": p.percent,
+            "stage": mended(p.stage),
+            "message": mended(p.message),
+        }
         for d, p in reports
-        if d.job_id in heard
+        if (d.job_id, d.attempt) in heard
     ]
     if kept:
         yield Many("keep_progress", kept)

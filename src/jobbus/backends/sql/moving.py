@@ -12,7 +12,7 @@ from jobbus.errors import BackendError
 from jobbus.job import DEAD, EventType, JobState, Problem, allowed
 
 from .program import Call, Many, Program, Row, Scope
-from .rows import problem_text
+from .rows import mended, problem_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ def entry(
     queue: str,
 ) -> list[Any]:
     """One event in the live log."""
-    return [job_id, event, to, origin, attempt, reason, job_type, queue]
+    return [job_id, event, to, origin, attempt, mended(reason), job_type, queue]
 
 
 def log_entries(entries: Sequence[list[Any]]) -> Call:
@@ -166,7 +166,7 @@ def _told(change: Change) -> dict[str, Any]:
         "attempt": job.attempt,
         "worker": job.worker if job.state == JobState.RUNNING else None,
         "started_at": job.started_at if job.state == JobState.RUNNING else None,
-        "reason": change.reason,
+        "reason": mended(change.reason),
         "problem": problem_text(change.problem),
     }
 

@@ -150,14 +150,14 @@ def problem_from(text: str | None) -> Problem | None:
 
 
 def progress_text(progress: Progress) -> str:
-    note: dict[str, Any] = {
-        "percent": progress.percent,
-        "stage": progress.stage,
-        "message": progress.message,
-    }
-    if progress.at is not None:
-        note["at"] = progress.at.isoformat()
-    return json.dumps(note)
+    """The latest word of a job; the database adds when it heard it."""
+    return json.dumps(
+        {
+            "percent": progress.percent,
+            "stage": mended(progress.stage),
+            "message": mended(progress.message),
+        }
+    )
 
 
 def progress_from(text: str | None) -> Progress | None:
@@ -171,6 +171,13 @@ def progress_from(text: str | None) -> Progress | None:
         message=note["message"],
         at=datetime.fromisoformat(at) if at else None,
     )
+
+
+def mended(text: str) -> str:
+    """The text without what no database keeps: NUL and lone surrogates."""
+    if text.isascii() and "\0" not in text:
+        return text
+    return text.replace("\0", "\N{SYMBOL FOR NULL}").encode("utf-8", "replace").decode()
 
 
 def _milliseconds(duration: timedelta | None) -> int | None:

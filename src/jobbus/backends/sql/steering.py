@@ -11,6 +11,7 @@ from jobbus.store import CancelOutcome
 from .dependencies import resolve
 from .moving import Change, Locked, apply, column, lock
 from .program import Call, Many, Program, Scope
+from .rows import mended
 
 REDRIVABLE = TERMINAL - {JobState.COMPLETED}
 _EXPEDITABLE = (JobState.SCHEDULED, JobState.RETRYING)
@@ -53,7 +54,7 @@ def _tell_request(asked: Iterable[Locked], reason: str) -> Program[None]:
                 "attempt": job.attempt,
                 "worker": job.worker,
                 "started_at": job.started_at,
-                "reason": reason,
+                "reason": mended(reason),
                 "problem": None,
             }
             for job in asked

@@ -145,8 +145,10 @@ WHERE id = :worker
 
 -- workers: everybody seen in the last hour, or who still holds something
 SELECT w.id, w.name, w.host, w.space, w.pid, w.birth, w.started_at, w.seen_at,
-       coalesce((SELECT sum(cardinality(c.job_ids)) FROM background_job_claims c
-                 WHERE c.worker = w.id), 0)::integer,
+       (SELECT count(*) FROM background_job_claims c
+        JOIN LATERAL unnest(c.job_ids) AS u(id) ON true
+        JOIN background_jobs j ON j.id = u.id AND j.claim = c.id AND j.state = 'running'
+        WHERE c.worker = w.id)::integer,
        w.seen_at > clock_timestamp() - interval '90 seconds'
 FROM background_job_workers w
 WHERE w.seen_at > clock_timestamp() - interval '1 hour'

@@ -83,11 +83,12 @@ WHERE id = CAST(:id AS uuid) AND attempt = :attempt AND claim = :claim AND state
 RETURNING id::text
 
 -- report_progress: the latest word of running jobs
-UPDATE background_jobs j SET progress = p.note
+UPDATE background_jobs j
+SET progress = jsonb_set(CAST(p.note AS jsonb), '{at}', to_jsonb(clock_timestamp()))::text
 FROM jsonb_to_recordset(CAST(:batch AS jsonb)) AS p(
     id uuid, attempt integer, claim bigint, note text)
 WHERE j.id = p.id AND j.attempt = p.attempt AND j.claim = p.claim AND j.state = 'running'
-RETURNING j.id::text
+RETURNING j.id::text, j.attempt
 
 -- keep_progress: every word of it
 INSERT INTO background_job_progress (job_id, percent, stage, message)

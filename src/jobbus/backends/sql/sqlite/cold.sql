@@ -124,8 +124,9 @@ WHERE id = :worker OR id IN (SELECT worker FROM background_job_claims
 
 -- workers: everybody seen in the last hour, or who still holds something
 SELECT w.id, w.name, w.host, w.space, w.pid, w.birth, w.started_at, w.seen_at,
-       coalesce((SELECT sum(json_array_length(c.job_ids)) FROM background_job_claims c
-                 WHERE c.worker = w.id), 0),
+       (SELECT count(*) FROM background_job_claims c, json_each(c.job_ids) u
+        JOIN background_jobs j ON j.id = u.value AND j.claim = c.id AND j.state = 'running'
+        WHERE c.worker = w.id),
        w.seen_at > :now - 90000
 FROM background_job_workers w
 WHERE w.seen_at > :now - 3600000

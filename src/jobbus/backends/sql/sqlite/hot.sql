@@ -62,9 +62,11 @@ WHERE id = :id AND attempt = :attempt AND claim = :claim AND state = 'running'
 RETURNING id
 
 -- report_progress: the latest word of a running job
-UPDATE background_jobs SET progress = :note
+UPDATE background_jobs
+SET progress = json_set(:note, '$.at',
+                        strftime('%Y-%m-%dT%H:%M:%f+00:00', :now / 1000.0, 'unixepoch'))
 WHERE id = :id AND attempt = :attempt AND claim = :claim AND state = 'running'
-RETURNING id
+RETURNING id, attempt
 
 -- keep_progress: every word of it
 INSERT INTO background_job_progress (job_id, at, percent, stage, message)

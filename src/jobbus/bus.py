@@ -1,0 +1,295 @@
+"""The bus: what applications hold to declare job types and to enqueue jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from jobbus import codec
+from jobbus.errors import InvalidJob, UnknownJobType, Unsupported
+from jobbus.handlers import EnqueueOptions, Handlers, JobDecorator, JobType, JobTypeOptions
+from jobbus.ids import new_id
+from jobbus.ledger import Ledger
+from jobbus.message import Message
+from jobbus.middleware import Middleware
+from jobbus.options import apply_options, check_name
+from jobbus.queue import BackgroundJobQueue
+from jobbus.store import JobStore, JobTypeRecord
+
+if TYPE_CHECKING:
+    from jobbus.processor import JobProcessor, PayloadT, ResultT
+    from jobbus.settings import Settings
+    from jobbus.sync import SyncJobBus
+
+
+class JobBus(Ledger):
+    """Declares job types, enqueues jobs, looks at them and steers them.
+
+    ``settings`` may be a backend's URL or name (``"sqlite:///jobs.db"``); left out, everything comes
+    from the environment and the configuration files. A ``queue`` given as an object is used as it is.
+    Nothing is read or opened before it is needed. Used from one event loop; :attr:`sync` is the same
+    bus for code that has none.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | str | None = None,
+        *,
+        queue: BackgroundJobQueue | None = None,
+        middleware: Sequence[Middleware] = (),
+    ) -> None:
+        self._given = settings
+        self._settings: Settings | None = None
+        self._queue = queue
+        self._handlers: Handlers | None = None
+        self._sync: SyncJobBus | None = None
+        self._opening = asyncio.Lock()
+        self._opened_in: tuple[int, asyncio.AbstractEventLoop] | None = None
+        self.middleware = tuple(middleware)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force. Raises ConfigurationError where they cannot work."""
+        if self._settings is None:
+            from jobbus.settings import Settings, load_settings
+
+            if isinstance(self._given, Settings):
+                self._settings = self._given
+            else:
+                self._settings = load_settings({"backend": self._given} if self._given else None)
+        return self._settings
+
+    @property
+    def queue(self) -> BackgroundJobQueue:
+        """The backend's queue."""
+        if self._queue is None:
+            from jobbus.settings import create_queue
+
+            self._queue = create_queue(self.settings)
+        return self._queue
+
+    @property
+    def store(self) -> JobStore:
+        """The ledger. Raises Unsupported where the backend has none."""
+        queue = self.queue
+        if not queue.capabilities.ledger or not isinstance(queue, JobStore):
+            raise Unsupported(
+                "this backend moves jobs but does not remember them: choose a provider with a "
+                "ledger (Sqlite or Postgres)"
+            )
+        return queue
+
+    @property
+    def handlers(self) -> Handlers:
+        """The job types of this bus, by name."""
+        if self._handlers is None:
+            self._handlers = Handlers(bus=self, defaults=self._defaults())
+        return self._handlers
+
+    @property
+    def job(self) -> JobDecorator:
+        """Decorator that makes a function a job type: ``@bus.job`` or ``@bus.job(name=...)``."""
+        return self.handlers.job
+
+    def register(
+        self, processor: JobProcessor[PayloadT, ResultT], *, name: str | None = None
+    ) -> JobType[[PayloadT], ResultT]:
+        """Add a handler in its class form; return its job type."""
+        from jobbus.processor import processor_job_type
+
+        job_type = processor_job_type(processor, name=name)
+        self.handlers.register(job_type)
+        return job_type
+
+    def register_processor(
+        self, job_type: str, processor: JobProcessor[PayloadT, ResultT]
+    ) -> JobType[[PayloadT], ResultT]:
+        """:meth:`register` under a name, with the arguments in the order of system S4."""
+        return self.register(processor, name=job_type)
+
+    @property
+    def sync(self) -> SyncJobBus:
+        """The same bus for synchronous code; safe after a fork."""
+        if self._sync is None:
+            from jobbus.sync import SyncJobBus
+
+            self._sync = SyncJobBus(self)
+        return self._sync
+
+    def share_handlers(self, other: JobBus) -> None:
+        """Know the job types of another bus, which go on enqueueing through that one."""
+        self._handlers = other.handlers
+
+    # life
+
+    async def open(self) -> None:
+        """Connect. Harmless when repeated; every verb does it by itself when it is needed."""
+        here = (os.getpid(), asyncio.get_running_loop())
+        if self._opened_in == here:
+            return
+        async with self._opening:
+            if self._opened_in is not None and self._opened_in != here:
+                # Connections belong to the process and the loop that made them.
+                self._queue = self.queue.separate()
+                self._opened_in = None
+            if self._opened_in is None:
+                await self.queue.open()
+                self._opened_in = here
+
+    async def close(self) -> None:
+        """Let go of every connection. Harmless when repeated."""
+        here = (os.getpid(), asyncio.get_running_loop())
+        if self._opened_in == here and self._queue is not None:
+            self._opened_in = None
+            await self._queue.close()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    # enqueueing
+
+    async def enqueue(
+        self,
+        job: Message | str | object,
+        payload: object = None,
+        options: EnqueueOptions | None = None,
+        *,
+        connection: Any | None = None,
+        unregistered: bool = False,
+        **asked: Any,
+    ) -> str:
+        """Accept one job durably and return its id.
+
+        ``job`` is a message (``render.message(42)``), a job type's name with its payload, or a
+        payload object whose class a registered handler takes. ``asked`` are fields of
+        :class:`~jobbus.handlers.EnqueueOptions`. With ``connection``, the job exists if and only if
+        that connection's transaction commits. For a name that neither this process nor any worker
+        has registered, UnknownJobType is raised, unless ``unregistered`` says that it will come.
+        """
+        if isinstance(payload, EnqueueOptions) and options is None:
+            payload, options = None, payload
+        wanted = (options or EnqueueOptions()).merged(EnqueueOptions(**asked))
+        message = await self._message(job, payload, wanted, unregistered)
+        ids = await self.enqueue_many([message], connection=connection or wanted.connection)
+        return ids[0]
+
+    async def enqueue_many(
+        self, messages: Sequence[Message], *, connection: Any | None = None
+    ) -> list[str]:
+        """Accept all messages or none; return the job ids, in order."""
+        await self.open()
+        limit = self.queue.capabilities.max_batch or len(messages) or 1
+        ids: list[str] = []
+        for start in range(0, len(messages), limit):
+            batch = messages[start : start + limit]
+            ids += await self.queue.enqueue(batch, connection=connection)
+        return ids
+
+    async def enqueue_messages(
+        self, messages: Sequence[Message], *, connection: Any | None = None
+    ) -> Sequence[str]:
+        """What job types enqueue through."""
+        return await self.enqueue_many(messages, connection=connection)
+
+    def enqueue_messages_sync(
+        self, messages: Sequence[Message], *, connection: Any | None = None
+    ) -> Sequence[str]:
+        """What job types enqueue through where nothing can be awaited."""
+        return self.sync.enqueue_many(messages, connection=connection)
+
+    async def message_for(
+        self, job_type: str, payload: object, *, unregistered: bool = False, **asked: Any
+    ) -> Message:
+        """A message for a job type by name, checked as :meth:`enqueue` would, not enqueued."""
+        return await self._message(job_type, payload, EnqueueOptions(**asked), unregistered)
+
+    async def _message(
+        self, job: object, payload: object, options: EnqueueOptions, unregistered: bool
+    ) -> Message:
+        if isinstance(job, Message):
+            return apply_options(job, options, datetime.now(UTC))
+        if isinstance(job, JobType):
+            raise InvalidJob(
+                f"enqueue {job.name} with its arguments: await {job.name}.enqueue(...), or "
+                f"bus.enqueue({job.name}.message(...))"
+            )
+        if isinstance(job, str):
+            return await self._message_by_name(job, payload, options, unregistered)
+        job_type = self.handlers.for_payload(type(job))
+        if job_type is None:
+            raise UnknownJobType(
+                f"no handler here takes a {type(job).__name__}: register one whose only payload "
+                "parameter is annotated with it, or enqueue by the job type's name"
+            )
+        return job_type.with_options(options).message(job)
+
+    async def _message_by_name(
+        self, name: str, payload: object, options: EnqueueOptions, unregistered: bool
+    ) -> Message:
+        check_name("job type", name)
+        encoded = codec.encode(
+            {} if payload is None else payload,
+            limit=self.settings.max_payload_bytes,
+            what=f"the payload of {name}",
+        )
+        known = self.handlers.get(name)
+        if known is not None:
+            return known.with_options(options).message_from(encoded)
+        record = await self._announced(name, unregistered)
+        message = Message(
+            job_id=new_id(),
+            job_type=name,
+            payload=encoded,
+            queue=record.queue,
+            priority=record.priority,
+            max_attempts=record.max_attempts,
+            max_crashes=record.max_crashes,
+        )
+        return apply_options(message, options, datetime.now(UTC))
+
+    async def _announced(self, name: str, unregistered: bool) -> JobTypeRecord:
+        """What a worker has said of this job type, or the defaults if that is allowed."""
+        fallback = JobTypeRecord(
+            name=name, queue="default", max_attempts=self.settings.max_attempts
+        )
+        if not self.queue.capabilities.ledger:
+            return fallback
+        await self.open()
+        records = {record.name: record for record in await self.store.job_types()}
+        if name in records:
+            return records[name]
+        if unregistered:
+            return fallback
+        raise UnknownJobType(_unknown(name, [*records, *(t.name for t in self.handlers)]))
+
+    def _defaults(self) -> JobTypeOptions:
+        settings = self.settings
+        return {
+            "retry": settings.retry_policy,
+            "payload_limit": settings.max_payload_bytes,
+        }
+
+
+def _unknown(name: str, known: Sequence[str]) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return (
+        f"no job type {name!r} is registered here or announced by any worker.{hint} Start its "
+        "worker first, or say that it will come (unregistered=True, on the command line "
+        "--unregistered)"
+    )

@@ -1,0 +1,263 @@
+"""``jobbus demo``: the library example on real folders, with a live view, from start to report."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import sysconfig
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from jobbus.bus import JobBus
+    from jobbus.job import Job
+    from jobbus.worker import AttemptReport, Worker
+
+REFRESH: Final = 0.25
+PLAIN_INTERVAL: Final = 2.0
+"""Seconds between lines where there is no terminal to redraw."""
+_WAITS: Final = 5000
+_SHOWN_DEAD: Final = 12
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the demo's own worker has done, for the line at the bottom."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    waits: deque[float] = field(default_factory=lambda: deque(maxlen=_WAITS))
+    started: float = field(default_factory=time.monotonic)
+    recent: deque[str] = field(default_factory=lambda: deque(maxlen=6))
+
+    def see(self, report: AttemptReport) -> None:
+        """An observer of the worker."""
+        self.outcomes[report.outcome] += 1
+        self.waits.append(report.delivery.wait.total_seconds())
+        if report.problem is not None:
+            self.recent.append(
+                f"{report.outcome:8} {report.delivery.message.job_type} "
+                f"{report.problem.kind}: {report.problem.message[:80]}"
+            )
+
+    @property
+    def rate(self) -> float:
+        """Finished jobs a second."""
+        done = self.outcomes["completed"] + self.outcomes["dead"]
+        return done / max(time.monotonic() - self.started, 0.001)
+
+    @property
+    def wait_p95(self) -> float:
+        """Milliseconds."""
+        waits = sorted(self.waits)
+        return waits[int(len(waits) * 0.95)] * 1000 if waits else 0.0
+
+
+def demo(
+    paths: Sequence[Path],
+    *,
+    backend: str | None,
+    output: Path,
+    limit_bytes: int,
+    concurrency: int,
+    plain: bool,
+) -> int:
+    """Run the example to its end and return the exit code.
+
+    Killed half way and started again with the same arguments, it goes on where it was.
+    """
+    output = output.resolve()
+    output.mkdir(parents=True, exist_ok=True)
+    # In the environment, so that the example's own bus, and its handlers' processes, find it.
+    os.environ["JOBBUS_BACKEND"] = backend or f"sqlite:///{output / 'jobs.db'}"
+    from jobbus.demo.parts import jobs, samples
+
+    roots = [path.resolve() for path in paths] or default_roots()
+    roots.append(samples.write_samples(output / "samples", limit_bytes=limit_bytes))
+    return asyncio.run(_run(jobs, roots, output, limit_bytes, concurrency, plain))
+
+
+def default_roots() -> list[Path]:
+    """The project's own tree, in a checkout, and Python's standard library."""
+    from jobbus.demo import locate
+
+    stdlib = Path(sysconfig.get_path("stdlib"))
+    project = locate().parents[1]
+    return [project, stdlib] if (project / "pyproject.toml").is_file() else [stdlib]
+
+
+async def _run(
+    jobs: Any, roots: list[Path], output: Path, limit_bytes: int, concurrency: int, plain: bool
+) -> int:
+    from jobbus.worker import Worker
+
+    bus: JobBus = jobs.bus
+    await _bring_schema_up(bus)
+    async with bus:
+        scan_id = await jobs.start(roots, output, limit_bytes=limit_bytes)
+        worker = Worker(bus, queues=[jobs.QUEUE], concurrency=concurrency)
+        tally = Tally()
+        worker.observers.append(tally.see)
+        _banner(bus, roots, concurrency)
+        working = asyncio.create_task(worker.run())
+        _stop_on_signals(worker)
+        watching = asyncio.create_task(_watch(bus, jobs, scan_id, tally, plain))
+        try:
+            await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                await working
+                watching.cancel()
+                print("stopped; run the same command again to go on", file=sys.stderr)
+                return 130
+            last = await watching
+        finally:
+            worker.stop()
+            await asyncio.gather(working, return_exceptions=True)
+        return await _summary(bus, jobs, scan_id, last, tally)
+
+
+async def _bring_schema_up(bus: JobBus) -> None:
+    """SQLite does this when it opens; elsewhere it is asked for, and the demo asks."""
+    if bus.settings.provider == "postgres":
+        queue: Any = bus.queue
+        await queue.migrate()
+
+
+def _stop_on_signals(worker: Worker) -> None:
+    import signal
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, worker.stop)
+
+
+def _banner(bus: JobBus, roots: list[Path], concurrency: int) -> None:
+    from jobbus import __version__
+
+    location = getattr(bus.queue, "location", "")
+    print(f"jobbus {__version__}   backend {bus.settings.provider} ({location})   {concurrency} slots")
+    for root in roots:
+        print(f"  looking at {root}")
+
+
+async def _watch(bus: JobBus, jobs: Any, scan_id: str, tally: Tally, plain: bool) -> Job | None:
+    """Show how it goes until the export has ended; return it, or the scan if that failed."""
+    show, close = _plain_view() if plain or not sys.stdout.isatty() else _live_view()
+    export_id = jobs.export_id(scan_id)
+    try:
+        while True:
+            scan, export, stats = (
+                await bus.get(scan_id),
+                await bus.get(export_id),
+                await bus.stats(),
+            )
+            show(scan, stats, tally)
+            if export is not None and export.state.terminal:
+                return export
+            if export is None and scan is not None and scan.state.terminal and not scan.result:
+                return scan
+            await asyncio.sleep(REFRESH)
+    finally:
+        close()
+
+
+View = tuple[Callable[["Job | None", dict[str, int], Tally], None], Callable[[], None]]
+
+
+def _plain_view() -> View:
+    last = 0.0
+
+    def show(scan: Job | None, stats: dict[str, int], tally: Tally) -> None:
+        nonlocal last
+        if time.monotonic() - last >= PLAIN_INTERVAL:
+            last = time.monotonic()
+            print(_line(stats, tally), flush=True)
+
+    return show, lambda: None
+
+
+def _live_view() -> View:
+    from rich.console import Console, Group
+    from rich.live import Live
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.text import Text
+
+    bars = Progress(
+        TextColumn("{task.description:10}"),
+        BarColumn(bar_width=40),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+    )
+    scanning = bars.add_task("scan", total=100, note="")
+    analysing = bars.add_task("analyze", total=None, note="")
+    live = Live(console=Console(), refresh_per_second=8, transient=True)
+    live.start()
+
+    def show(scan: Job | None, stats: dict[str, int], tally: Tally) -> None:
+        if scan is not None:
+            reported = scan.progress.percent if scan.progress else 0
+            note = scan.progress.message if scan.progress else ""
+            done = 100.0 if scan.state.terminal else reported
+            bars.update(scanning, completed=done, note=note)
+        ended = stats["completed"] + stats["dead"]
+        bars.update(analysing, total=stats["total"] or None, completed=ended, note=f"{ended} jobs")
+        recent = Text("\n".join(tally.recent), style="dim")
+        pieces: list[RenderableType] = [bars, Text(_line(stats, tally), style="bold"), recent]
+        live.update(Group(*pieces))
+
+    return show, live.stop
+
+
+def _line(stats: dict[str, int], tally: Tally) -> str:
+    waiting = stats["queued"] + stats["blocked"] + stats["scheduled"]
+    return (
+        f"queued {waiting}   running {stats['running']}   done {stats['completed']}   "
+        f"retrying {stats['retrying']}   dead {stats['dead']}   |   {tally.rate:.0f} jobs/s   "
+        f"wait p95 {tally.wait_p95:.0f} ms"
+    )
+
+
+async def _summary(
+    bus: JobBus, jobs: Any, scan_id: str, last: Job | None, tally: Tally
+) -> int:
+    import json
+
+    from jobbus.job import DEAD, JobState
+    from jobbus.store import JobFilter
+
+    where = JobFilter(parent_id=scan_id, states=DEAD)
+    dead = [job async for job in bus.find_all(where)]
+    print(_line(await bus.stats(), tally))
+    if last is None or last.state is not JobState.COMPLETED or last.result is None:
+        told = f"{last.problem.kind}: {last.problem.message}" if last and last.problem else "?"
+        print(f"the report could not be made: {told}", file=sys.stderr)
+        return 1
+    result = json.loads(last.result)
+    print(
+        f"\n{result['analysed']} files analysed, {result['failed']} failed; "
+        f"{result['bytes'] / 1e6:.1f} MB, {result['lines_of_text']} lines of text, "
+        f"{result['python_functions']} Python functions, {result['images']} images, "
+        f"{result['seconds_of_sound']} s of sound"
+    )
+    if dead:
+        print(f"\n{len(dead)} jobs in the dead letters:")
+        for job in sorted(dead, key=lambda job: job.payload)[:_SHOWN_DEAD]:
+            problem = job.problem
+            told = f"{problem.kind}: {problem.message}" if problem else job.state.value
+            print(f"  {job.id}  {json.loads(job.payload)['path']}\n      {told}")
+        option = _backend_option()
+        print(f"\n  look at one    jobbus jobs show {dead[0].id}{option}")
+        print(f"  try it again   jobbus dlq redrive {dead[0].id}{option}")
+    print(f"\nreport   {result['json']}\n         {result['csv']}")
+    return 0
+
+
+def _backend_option() -> str:
+    return f" --backend {os.environ['JOBBUS_BACKEND']}"

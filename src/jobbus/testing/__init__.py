@@ -1,0 +1,57 @@
+"""What tests of jobbus, of its backends and of applications import.
+
+``QueueConformance`` and ``StoreConformance`` are the specification of a backend, as pytest classes
+to subclass; they need the extra ``jobbus[testing]``. ``VirtualClock`` is time that a test moves.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from jobbus.testing.clock import VirtualClock
+    from jobbus.testing.histories import check_history
+    from jobbus.testing.make import message, messages
+    from jobbus.testing.queue_conformance import QueueConformance
+    from jobbus.testing.store_conformance import StoreConformance
+
+__all__ = [
+    "QueueConformance",
+    "StoreConformance",
+    "VirtualClock",
+    "check_history",
+    "message",
+    "messages",
+]
+
+_HOMES: Final = {
+    "QueueConformance": "jobbus.testing.queue_conformance",
+    "StoreConformance": "jobbus.testing.store_conformance",
+    "VirtualClock": "jobbus.testing.clock",
+    "check_history": "jobbus.testing.histories",
+    "message": "jobbus.testing.make",
+    "messages": "jobbus.testing.make",
+}
+_NEEDS_PYTEST: Final = frozenset({"QueueConformance", "StoreConformance"})
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in _NEEDS_PYTEST:
+        _explain_failing_asserts()
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def _explain_failing_asserts() -> None:
+    """Have pytest show the values in the suites' asserts, as it does in test files."""
+    try:
+        import pytest
+    except ImportError as error:
+        from jobbus.errors import MissingDependency
+
+        raise MissingDependency(
+            'the conformance suites run under pytest: pip install "jobbus[testing]"'
+        ) from error
+    pytest.register_assert_rewrite("jobbus.testing.conformance", "jobbus.testing.histories")

@@ -1,0 +1,1 @@
+"""The cases of the two conformance suites, one theme to a module."""

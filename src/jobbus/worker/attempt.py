@@ -1,0 +1,308 @@
+"""One attempt at one job: start gate, decoding, handler, and what its end means."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import logging
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from jobbus.context import JobContext, leave, run_in
+from jobbus.errors import Cancelled, HandlerCrashed, LeaseLost
+from jobbus.handlers import Isolation, JobType
+from jobbus.job import Problem
+from jobbus.message import Abandonment, Completion, CountsAs, DeadLetter, Delivery
+from jobbus.middleware import Middleware, compose
+from jobbus.retry import Again, GiveUp, Stop, decide
+
+from .held import Held
+from .host import WorkerHost
+from .settle import Settlement
+
+if TYPE_CHECKING:
+    from .isolation import ChildPool
+
+log = logging.getLogger("jobbus.worker")
+
+UNKNOWN_TYPE_PATIENCE: Final = timedelta(days=1)
+"""A newer producer may be ahead of this worker's deploy, but not for ever."""
+_UNKNOWN_TYPE_DELAY: Final = timedelta(seconds=30)
+_UNKNOWN_TYPE_CAP: Final = timedelta(hours=1)
+_TRACEBACK_LIMIT: Final = 8192
+_MESSAGE_LIMIT: Final = 2000
+
+
+class SlotStuck(Exception):
+    """A handler goes on although it was told to stop."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptReport:
+    """What an attempt came to, for those who watch a worker: counters, displays, metrics."""
+
+    delivery: Delivery
+    outcome: str
+    """completed, cancelled, retried, snoozed, released, dead, crashed, lost."""
+    duration: float
+    """Seconds in the handler."""
+    problem: Problem | None = None
+
+
+class Attempts:
+    """Runs attempts. Everything that an attempt needs, made once for a worker."""
+
+    def __init__(
+        self,
+        handlers: Callable[[str], JobType[..., Any] | None],
+        *,
+        middleware: Sequence[Middleware],
+        host: Callable[[Held], WorkerHost],
+        threads: ThreadPoolExecutor,
+        children: Callable[[], ChildPool],
+        default_timeout: timedelta,
+        deadlines: Deadlines,
+    ) -> None:
+        self._handlers = handlers
+        self._middleware = middleware
+        self._host = host
+        self._threads = threads
+        self._children = children
+        self._default_timeout = default_timeout
+        self._deadlines = deadlines
+
+    async def run(self, held: Held) -> Settlement | None:
+        """Run the job to its end; None when there is nothing to tell because the lease is lost."""
+        delivery = held.delivery
+        if held.lost:
+            return None
+        if held.cancel_requested:
+            return Completion(delivery=delivery, cancelled=True, reason="asked to stop")
+        if held.releasing:
+            return release(delivery)
+        job_type = self._handlers(delivery.message.job_type)
+        if job_type is None:
+            return unknown_type(delivery)
+        try:
+            result = await self._call(held, job_type)
+        except asyncio.CancelledError:
+            return self._interrupted(held, job_type)
+        except LeaseLost:
+            return None
+        except Exception as error:
+            if held.must_stop:
+                return self._interrupted(held, job_type, error)
+            return conclude(error, delivery, job_type)
+        if held.lost:
+            return None
+        if held.timed_out:
+            # It swallowed the cancellation and returned as if nothing had happened.
+            return self._interrupted(held, job_type)
+        return Completion(delivery=delivery, result=result)
+
+    async def _call(self, held: Held, job_type: JobType[..., Any]) -> bytes | None:
+        message = held.delivery.message
+        limit = message.timeout or job_type.timeout or self._default_timeout
+        context = held.context = _context(held, job_type, self._host(held), limit)
+        if job_type.isolation is Isolation.PROCESS:
+
+            async def handler() -> Any:
+                return await self._children().run(job_type, context, message.payload, timeout=limit)
+
+            call = compose(self._middleware, context, handler) if self._middleware else handler
+            encoded: bytes | None = await call()
+            return encoded
+        arguments, named = job_type.decode_arguments(message.payload)
+        self._deadlines.set(held, limit)
+        token = run_in(context)
+        try:
+            if job_type.is_async and not self._middleware:
+                value = await job_type.call(context, arguments, named)
+            else:
+                handler = functools.partial(self._invoke, job_type, context, arguments, named)
+                value = await compose(self._middleware, context, handler)()
+            result = job_type.encode_result(value)
+            if job_type.observers:
+                held.notice = ("complete", value)
+            return result
+        except Exception as error:
+            if job_type.observers:
+                held.notice = ("error", error)
+            raise
+        finally:
+            leave(token)
+            self._deadlines.clear(held)
+
+    async def _invoke(
+        self,
+        job_type: JobType[..., Any],
+        context: JobContext,
+        arguments: tuple[Any, ...],
+        named: dict[str, Any],
+    ) -> Any:
+        if job_type.is_async:
+            return await job_type.call(context, arguments, named)
+        call = functools.partial(
+            contextvars.copy_context().run, job_type.call, context, arguments, named
+        )
+        future = self._threads.submit(call)
+        ended = asyncio.wrap_future(future)
+        try:
+            return await asyncio.shield(ended)
+        except asyncio.CancelledError:
+            if future.cancel():
+                raise
+            # The thread cannot be killed, only asked; and if it finished its work, that counts.
+            await asyncio.wait({ended})
+            return ended.result()
+
+    def _interrupted(
+        self, held: Held, job_type: JobType[..., Any], error: Exception | None = None
+    ) -> Settlement | None:
+        delivery = held.delivery
+        if held.lost:
+            return None
+        if held.timed_out:
+            limit = delivery.message.timeout or job_type.timeout or self._default_timeout
+            late = TimeoutError(f"the handler ran longer than its {limit.total_seconds():g} s")
+            return conclude(late, delivery, job_type)
+        if held.cancel_requested:
+            return Completion(delivery=delivery, cancelled=True, reason="asked to stop")
+        if held.releasing:
+            return release(delivery)
+        return conclude(error or Cancelled("the handler cancelled itself"), delivery, job_type)
+
+
+class Deadlines:
+    """Ends handlers that run too long: one timer for all, looked at ten times a second.
+
+    A timer for each job would cost more than most handlers do.
+    """
+
+    _INTERVAL = 0.1
+
+    def __init__(self, grace: timedelta, on_stuck: Callable[[Held], None]) -> None:
+        self._grace = grace.total_seconds()
+        self._on_stuck = on_stuck
+        self._watched: dict[Held, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def set(self, held: Held, limit: timedelta) -> None:
+        self._watched[held] = time.monotonic() + limit.total_seconds()
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._INTERVAL, self._look)
+
+    def clear(self, held: Held) -> None:
+        self._watched.pop(held, None)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        for held, deadline in list(self._watched.items()):
+            if now < deadline:
+                continue
+            if held.timed_out:
+                del self._watched[held]
+                self._on_stuck(held)
+                continue
+            held.timed_out = True
+            self._watched[held] = now + self._grace
+            held.interrupt()
+        self._timer = None
+        if self._watched:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._INTERVAL, self._look)
+
+
+def conclude(error: BaseException, delivery: Delivery, job_type: JobType[..., Any]) -> Settlement:
+    """The settlement of an attempt that raised ``error``."""
+    problem = problem_of(error)
+    if isinstance(error, HandlerCrashed):
+        return Abandonment(delivery=delivery, counts_as=CountsAs.CRASH, problem=problem)
+    decision = decide(
+        error,
+        failures=delivery.failures,
+        policy=job_type.retry,
+        max_attempts=delivery.message.max_attempts,
+    )
+    match decision:
+        case Stop():
+            return Completion(delivery=delivery, cancelled=True, reason=problem.message)
+        case GiveUp(timed_out=timed_out):
+            return DeadLetter(delivery=delivery, problem=problem, timed_out=timed_out)
+        case Again(delay=delay, counts=counts):
+            return Abandonment(
+                delivery=delivery,
+                delay=delay,
+                counts_as=CountsAs.FAILURE if counts else CountsAs.SNOOZE,
+                problem=problem,
+            )
+
+
+def release(delivery: Delivery) -> Abandonment:
+    """Hand a job back that this worker will not finish; it burns nothing."""
+    return Abandonment(delivery=delivery, counts_as=CountsAs.RELEASE)
+
+
+def unknown_type(delivery: Delivery) -> Settlement:
+    """Nobody here can run it: later perhaps, after a day never."""
+    name = delivery.message.job_type
+    since = delivery.enqueued_at
+    if since is not None and datetime.now(UTC) - since > UNKNOWN_TYPE_PATIENCE:
+        return DeadLetter(
+            delivery=delivery,
+            problem=Problem(
+                kind="unknown_type",
+                message=f"no worker knew the job type {name!r} within {UNKNOWN_TYPE_PATIENCE}",
+            ),
+        )
+    log.warning("no handler for job type %r here; the job waits for a worker that has one", name)
+    delay = min(_UNKNOWN_TYPE_DELAY * 2 ** min(delivery.attempt - 1, 10), _UNKNOWN_TYPE_CAP)
+    problem = Problem(kind="unknown_type", message=f"this worker has no handler for {name!r}")
+    return Abandonment(delivery=delivery, delay=delay, counts_as=CountsAs.SNOOZE, problem=problem)
+
+
+def problem_of(error: BaseException) -> Problem:
+    """An exception as data: its own words, and where it came from, within bounds."""
+    kind = getattr(error, "kind", None) or type(error).__name__
+    message = getattr(error, "message", None) or str(error) or kind
+    trace = getattr(error, "traceback", None)
+    if not isinstance(trace, str):
+        trace = "".join(traceback.format_exception(error)) if error.__traceback__ else None
+    return Problem(
+        kind=str(kind),
+        message=str(message)[:_MESSAGE_LIMIT],
+        traceback=trace[-_TRACEBACK_LIMIT:] if trace else None,
+    )
+
+
+def _context(
+    held: Held, job_type: JobType[..., Any], host: WorkerHost, limit: timedelta
+) -> JobContext:
+    delivery = held.delivery
+    message = delivery.message
+    return JobContext(
+        job_id=message.job_id,
+        job_type=message.job_type,
+        queue=message.queue,
+        attempt=delivery.attempt,
+        failures=delivery.failures,
+        max_attempts=message.max_attempts,
+        host=host,
+        headers=message.headers,
+        tags=message.tags,
+        metadata=message.metadata,
+        parent_id=message.parent_id,
+        timeout=limit,
+    )

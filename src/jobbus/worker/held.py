@@ -1,0 +1,90 @@
+"""A delivery in this worker's hands, and everything that may befall it while it is there."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final, Literal
+
+from jobbus.context import JobContext
+from jobbus.job import Progress
+from jobbus.message import Delivery
+
+_LEAST_MARGIN: Final = timedelta(seconds=2)
+
+
+def margin(lease: timedelta) -> timedelta:
+    """How long before its lease ends a worker stops trusting it.
+
+    The larger of 2 s and a tenth of the lease, but never more than a quarter of a short one.
+    """
+    return min(max(_LEAST_MARGIN, lease / 10), lease / 4)
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """One delivery, from its receipt until it has been settled.
+
+    Touched by the event loop; the heartbeat's thread reads it and sets ``valid_until`` only.
+    """
+
+    delivery: Delivery
+    valid_until: float
+    """Monotonic seconds; beyond it the lease is not trusted any more."""
+    received_at: float = field(default_factory=time.monotonic)
+    started_at: float | None = None
+    """None while it waits in the local queue."""
+    runner: asyncio.Task[None] | None = None
+    deadline: float | None = None
+    cancel_requested: bool = False
+    lost: bool = False
+    """Another worker may have it: whatever becomes of it here, nothing is reported."""
+    timed_out: bool = False
+    releasing: bool = False
+    finished: bool = False
+    """The handler is done; the outcome is on its way to the queue."""
+    progress: list[Progress] = field(default_factory=list)
+    context: JobContext | None = None
+    notice: tuple[Literal["complete", "error"], object] | None = None
+    """What to tell the job type's observers, once it has been recorded."""
+
+    @property
+    def must_stop(self) -> bool:
+        return self.cancel_requested or self.lost or self.timed_out or self.releasing
+
+    def interrupt(self) -> None:
+        """Cancel the handler, if one runs. On the event loop only."""
+        if self.runner is not None and not self.finished:
+            self.runner.cancel()
+
+
+class Holdings:
+    """Everything in this worker's hands. Added to and removed from on the event loop only."""
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[str, int], Held] = {}
+        self._lock = threading.Lock()
+        self.freed = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def add(self, held: Held) -> None:
+        with self._lock:
+            self._held[held.delivery.job_id, held.delivery.attempt] = held
+
+    def remove(self, held: Held) -> None:
+        with self._lock:
+            self._held.pop((held.delivery.job_id, held.delivery.attempt), None)
+        self.freed.set()
+
+    def snapshot(self) -> list[Held]:
+        """Everything, safe to take on any thread."""
+        with self._lock:
+            return list(self._held.values())
+
+    def running(self) -> list[Held]:
+        return [h for h in self.snapshot() if h.started_at is not None and not h.finished]

@@ -1,0 +1,470 @@
+"""The worker service: fetch, attempt, settle, with a heartbeat beside them and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+from jobbus.errors import BackendError, ConfigurationError
+from jobbus.handlers import Isolation
+from jobbus.job import Problem, Progress
+from jobbus.job_type import Notice
+from jobbus.message import Abandonment, Completion, CountsAs, DeadLetter, Delivery
+from jobbus.store import JobStore
+
+from .attempt import AttemptReport, Attempts, Deadlines, conclude, release
+from .backlog import Backlog
+from .fetch import Fetcher, Pace
+from .heartbeat import Heartbeat
+from .held import Held, Holdings
+from .host import WorkerHost
+from .isolation import ChildPool
+from .settle import Settlement, Settler
+
+if TYPE_CHECKING:
+    from jobbus.bus import JobBus
+
+log = logging.getLogger("jobbus.worker")
+
+CANCEL_GRACE: Final = timedelta(seconds=5)
+RELEASE_GRACE: Final = 3.0
+"""Seconds that cancelled handlers get at the end, before their jobs are released without them."""
+PROGRESS_INTERVAL: Final = 0.5
+_SETTLE_BACKLOG: Final = 5000
+"""Outcomes waiting to be recorded at which fetching pauses."""
+_SPARE_THREADS: Final = 32
+"""Threads beyond the slots, for handlers that would not stop."""
+
+
+class Phase(StrEnum):
+    RUNNING = "running"
+    DRAINING = "draining"
+    """Nothing new is started; what runs may finish."""
+    RELEASING = "releasing"
+    """What still runs is cancelled, and handed back."""
+    STOPPED = "stopped"
+
+
+class Worker:
+    """Runs the handlers of a bus.
+
+    ``queues`` names the queues to serve, with weights where given; default: the settings' queues and
+    every queue that a registered job type names. ``burst`` ends the worker when nothing is left.
+    """
+
+    def __init__(
+        self,
+        bus: JobBus,
+        *,
+        queues: Mapping[str, float] | Sequence[str] | None = None,
+        concurrency: int | None = None,
+        lease: timedelta | None = None,
+        drain_timeout: timedelta | None = None,
+        burst: bool = False,
+        app: str | None = None,
+    ) -> None:
+        self.bus = bus
+        self.concurrency = concurrency or bus.settings.max_concurrent_jobs
+        if self.concurrency < 1:
+            raise ConfigurationError("a worker needs at least one slot: concurrency >= 1")
+        self.lease = lease or bus.settings.lease
+        self.drain_timeout = drain_timeout or bus.settings.drain_timeout
+        self.queues = _weights(queues) if queues else _default_queues(bus)
+        self.phase = Phase.STOPPED
+        self.observers: list[Callable[[AttemptReport], None]] = []
+        self.stuck = 0
+        """Handlers that did not stop when told to; a process that has some should be replaced."""
+        self._burst = burst
+        self._app = app
+        self._holdings = Holdings()
+        self._backlog = Backlog()
+        self._pace = Pace()
+        self._stop_requested = asyncio.Event()
+        self._release_requested = asyncio.Event()
+        self._runners: set[asyncio.Task[None]] = set()
+        self._notifying: set[asyncio.Task[None]] = set()
+        self._children: ChildPool | None = None
+
+    @property
+    def running(self) -> int:
+        """Handlers at work."""
+        return len(self._holdings.running())
+
+    def stop(self) -> None:
+        """Drain; called again, release at once. On the event loop; safe as its signal handler."""
+        if self._stop_requested.is_set():
+            self._release_requested.set()
+        self._stop_requested.set()
+
+    async def run(self) -> None:
+        """Work until :meth:`stop`, or in a burst until nothing is left.
+
+        Raises what opening the backend raises; afterwards it survives the backend's failures.
+        """
+        await self.bus.open()
+        self._prepare()
+        self._check_isolation()
+        await self._announce()
+        await self._heartbeat.start()
+        self.phase = Phase.RUNNING
+        background = [
+            asyncio.create_task(self._settler.run(), name="jobbus-settle"),
+            asyncio.create_task(self._report_progress(), name="jobbus-progress"),
+        ]
+        fetching = asyncio.create_task(self._fetcher.run(), name="jobbus-fetch")
+        for index in range(self.concurrency):
+            self._start_runner(suspects=index == 0)
+        try:
+            await self._until_stopped([fetching, *background])
+        finally:
+            await self._wind_down(fetching)
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
+            self.phase = Phase.STOPPED
+
+    # set-up
+
+    def _prepare(self) -> None:
+        queue = self.bus.queue
+        store = queue if isinstance(queue, JobStore) else None
+        self._store = store
+        self._settler = Settler(
+            queue,
+            store,
+            self._holdings,
+            on_lost=self._told_lost,
+            on_settled=self._tell_observers,
+            on_progress=self._tell_progress,
+        )
+        self._heartbeat = Heartbeat(
+            queue, self._holdings, self.lease, on_lost=self._lost, on_cancel=self._cancel
+        )
+        self._deadlines = Deadlines(CANCEL_GRACE, self._give_slot_up)
+        self._threads = ThreadPoolExecutor(
+            self.concurrency + _SPARE_THREADS, thread_name_prefix="jobbus-handler"
+        )
+        self._attempts = Attempts(
+            self.bus.handlers.get,
+            middleware=self.bus.middleware,
+            host=self._host,
+            threads=self._threads,
+            children=self._child_pool,
+            default_timeout=self.bus.settings.job_timeout,
+            deadlines=self._deadlines,
+        )
+        self._fetcher = Fetcher(
+            queue,
+            self.queues,
+            self.lease,
+            room=self._room,
+            freed=self._holdings.freed,
+            deliver=self._deliver,
+        )
+
+    def _host(self, held: Held) -> WorkerHost:
+        job_type = self.bus.handlers.get(held.delivery.message.job_type)
+        if job_type is None:
+            raise ConfigurationError(f"no handler for {held.delivery.message.job_type}")
+        return WorkerHost(self.bus, held, job_type)
+
+    def _child_pool(self) -> ChildPool:
+        if self._children is None:
+            self._children = ChildPool(self.concurrency, app=self._app)
+        return self._children
+
+    def _check_isolation(self) -> None:
+        isolated = [t for t in self.bus.handlers if t.isolation is Isolation.PROCESS]
+        if isolated:
+            self._child_pool().check(isolated)
+
+    async def _announce(self) -> None:
+        if self._store is not None:
+            await self._store.announce([job_type.record() for job_type in self.bus.handlers])
+
+    # fetching
+
+    def _room(self) -> int:
+        """How many more deliveries this worker can use soon."""
+        if self._settler.pending > _SETTLE_BACKLOG:
+            return 0
+        busy = len(self._holdings) - self._settler.pending
+        return self.concurrency + self._pace.prefetch() - busy
+
+    def _deliver(self, deliveries: Sequence[Delivery], valid_until: float) -> None:
+        for delivery in deliveries:
+            held = Held(delivery, valid_until)
+            self._holdings.add(held)
+            if self.phase is Phase.RUNNING:
+                self._backlog.put(held)
+            else:
+                self._settle(held, release(delivery), 0.0)
+
+    # running
+
+    def _start_runner(self, *, suspects: bool) -> None:
+        task = asyncio.create_task(self._run_slot(suspects), name="jobbus-slot")
+        self._runners.add(task)
+        task.add_done_callback(self._runners.discard)
+
+    async def _run_slot(self, suspects: bool) -> None:
+        """One slot: the next job, to its end, and again. A slot lives as long as the worker."""
+        task = asyncio.current_task()
+        while (held := await self._backlog.get(suspects=suspects)) is not None:
+            held.runner = task
+            held.started_at = time.monotonic()
+            settlement = await self._attempt(held)
+            if task is not None:
+                while task.cancelling():
+                    task.uncancel()
+            if held.finished:
+                return  # it was given up on; another slot has taken this one's place
+            held.runner = None
+            if settlement is None:
+                self._settler.drop(held)
+                self._observe(held, "lost", time.monotonic() - held.started_at, None)
+            else:
+                self._settle(held, settlement, time.monotonic() - held.started_at)
+            if self._backlog and self._pace.prefetch() > self.concurrency:
+                continue
+            await asyncio.sleep(0)  # so that short jobs do not keep everything else waiting
+
+    async def _attempt(self, held: Held) -> Settlement | None:
+        try:
+            if held.delivery.crashes and not await self._mark_suspect(held):
+                return None
+            return await self._attempts.run(held)
+        except asyncio.CancelledError:
+            if held.lost:
+                return None
+            if held.cancel_requested:
+                return Completion(delivery=held.delivery, cancelled=True, reason="asked to stop")
+            return release(held.delivery)
+        except Exception:
+            log.exception("job %s could not be attempted; it goes back", held.delivery.job_id)
+            return Abandonment(
+                delivery=held.delivery, delay=timedelta(seconds=30), counts_as=CountsAs.SNOOZE
+            )
+
+    async def _mark_suspect(self, held: Held) -> bool:
+        """Before a job runs that may have killed a process: if it happens again, it was this one."""
+        if self._store is None:
+            return True
+        return await self._store.suspect(held.delivery)
+
+    def _settle(self, held: Held, settlement: Settlement, duration: float) -> None:
+        self._pace.finished()
+        self._settler.submit(held, settlement)
+        self._holdings.freed.set()
+        outcome, problem = _outcome(settlement)
+        self._observe(held, outcome, duration, problem)
+
+    def _observe(self, held: Held, outcome: str, duration: float, problem: Problem | None) -> None:
+        if problem is not None:
+            _log_problem(held.delivery, outcome, problem)
+        elif log.isEnabledFor(logging.DEBUG):
+            log.debug("%s %s %s", outcome, held.delivery.message.job_type, held.delivery.job_id)
+        if self.observers:
+            report = AttemptReport(
+                delivery=held.delivery, outcome=outcome, duration=duration, problem=problem
+            )
+            for observer in self.observers:
+                observer(report)
+
+    def _tell_observers(self, held: Held) -> None:
+        if held.notice is not None:
+            self._notify(held, *held.notice)
+
+    def _tell_progress(self, held: Held, progress: Progress) -> None:
+        self._notify(held, "progress", progress)
+
+    def _notify(self, held: Held, event: Notice, value: object) -> None:
+        job_type = self.bus.handlers.get(held.delivery.message.job_type)
+        if job_type is None or held.context is None or event not in job_type.observers:
+            return
+        task = asyncio.create_task(job_type.notify(event, held.context, value))
+        self._notifying.add(task)
+        task.add_done_callback(self._notifying.discard)
+
+    async def _report_progress(self) -> None:
+        while True:
+            await asyncio.sleep(PROGRESS_INTERVAL)
+            try:
+                await self._settler.report_progress()
+            except BackendError as error:
+                log.warning("progress could not be written, trying again: %s", error)
+
+    # what befalls jobs from outside
+
+    def _lost(self, held: Held) -> None:
+        if held.finished:
+            return
+        log.warning("job %s was taken over by another worker; stopping it", held.delivery.job_id)
+        self._stop_handler(held)
+
+    def _cancel(self, held: Held) -> None:
+        if not held.finished:
+            self._stop_handler(held)
+
+    def _stop_handler(self, held: Held) -> None:
+        if self._children is not None:
+            self._children.request_cancel(held.delivery.job_id)
+            job_type = self.bus.handlers.get(held.delivery.message.job_type)
+            if job_type is not None and job_type.isolation is Isolation.PROCESS and not held.lost:
+                return  # its process is asked, and killed if it does not listen
+        held.interrupt()
+
+    def _told_lost(self, delivery: Delivery) -> None:
+        log.warning(
+            "job %s had been taken over: its outcome here was refused (attempt %d)",
+            delivery.job_id,
+            delivery.attempt,
+        )
+
+    def _give_slot_up(self, held: Held) -> None:
+        """A handler ignored its time limit: report it, and let another slot do the work."""
+        if held.finished:
+            return
+        self.stuck += 1
+        delivery = held.delivery
+        log.error(
+            "the handler of job %s (%s) goes on %s after its time was up; its slot is replaced",
+            delivery.job_id,
+            delivery.message.job_type,
+            CANCEL_GRACE,
+        )
+        job_type = self.bus.handlers.get(delivery.message.job_type)
+        if job_type is None or held.lost:
+            self._settler.drop(held)
+        else:
+            late = TimeoutError("the handler ran out of time and did not stop when told to")
+            self._settle(held, conclude(late, delivery, job_type), 0.0)
+        if self.phase is Phase.RUNNING:
+            self._start_runner(suspects=False)
+
+    # the end
+
+    async def _until_stopped(self, tasks: Sequence[asyncio.Task[None]]) -> None:
+        stopping = asyncio.create_task(self._stop_requested.wait())
+        waits: set[asyncio.Task[Any]] = {stopping, *tasks}
+        if self._burst:
+            waits.add(asyncio.create_task(self._until_empty()))
+        done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for task in waits - set(tasks):
+            task.cancel()
+        for task in done:
+            if task in tasks:
+                task.result()  # a background task ended by itself: that is a fault of ours
+
+    async def _until_empty(self) -> None:
+        """Until no job is left that could run here: none ready, none delayed, none in hand."""
+        while True:
+            await self._fetcher.empty.wait()
+            if len(self._holdings) == 0:
+                depths = [await self.bus.queue.get_queue_depth(name) for name in self.queues]
+                left = sum(d.ready + (d.delayed or 0) + (d.leased or 0) for d in depths)
+                if left == 0 and len(self._holdings) == 0:
+                    return
+            await asyncio.sleep(0.05)
+
+    async def _wind_down(self, fetching: asyncio.Task[None]) -> None:
+        self.phase = Phase.DRAINING
+        fetching.cancel()
+        with contextlib.suppress(asyncio.CancelledError, BackendError):
+            await fetching
+        for held in self._backlog.drain():
+            self._settle(held, release(held.delivery), 0.0)
+        self._backlog.close()
+        await self._drain()
+        await self._release_rest()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RELEASE_GRACE):
+                await self._settler.flushed()
+                await asyncio.gather(*self._notifying)
+        self._deadlines.stop()
+        await self._heartbeat.stop()
+        if self._children is not None:
+            await self._children.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _drain(self) -> None:
+        """Let what runs finish, until the drain time is over or a second signal comes."""
+        if not self._runners:
+            return
+        impatient = asyncio.create_task(self._release_requested.wait())
+        everybody = asyncio.gather(*self._runners, return_exceptions=True)
+        try:
+            waits: set[asyncio.Future[Any]] = {impatient, everybody}
+            await asyncio.wait(
+                waits,
+                timeout=self.drain_timeout.total_seconds(),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        finally:
+            impatient.cancel()
+
+    async def _release_rest(self) -> None:
+        """Cancel what still runs and hand its jobs back; nobody is charged for it."""
+        self.phase = Phase.RELEASING
+        left = [h for h in self._holdings.snapshot() if not h.finished]
+        for held in left:
+            held.releasing = True
+            held.interrupt()
+        if self._runners:
+            await asyncio.wait(self._runners, timeout=RELEASE_GRACE)
+        for held in left:
+            if not held.finished and not held.lost:
+                log.warning("job %s did not stop in time; it is released", held.delivery.job_id)
+                self._settle(held, release(held.delivery), 0.0)
+                self.stuck += 1
+        for task in self._runners:
+            task.cancel()
+
+
+def _outcome(settlement: Settlement) -> tuple[str, Problem | None]:
+    match settlement:
+        case Completion(cancelled=cancelled):
+            return ("cancelled" if cancelled else "completed"), None
+        case DeadLetter(problem=problem):
+            return "dead", problem
+    words = {
+        CountsAs.FAILURE: "retried",
+        CountsAs.CRASH: "crashed",
+        CountsAs.SNOOZE: "snoozed",
+        CountsAs.RELEASE: "released",
+    }
+    return words[settlement.counts_as], settlement.problem
+
+
+def _log_problem(delivery: Delivery, outcome: str, problem: Problem) -> None:
+    level = logging.ERROR if outcome in ("dead", "crashed") else logging.WARNING
+    log.log(
+        level,
+        "%s %s %s attempt %d: %s: %s",
+        outcome,
+        delivery.message.job_type,
+        delivery.job_id,
+        delivery.attempt,
+        problem.kind,
+        problem.message,
+    )
+
+
+def _weights(queues: Mapping[str, float] | Sequence[str]) -> dict[str, float]:
+    weights = dict(queues) if isinstance(queues, Mapping) else dict.fromkeys(queues, 1.0)
+    for name, weight in weights.items():
+        if weight <= 0:
+            raise ConfigurationError(f"the weight of queue {name!r} must be above 0, not {weight}")
+    return weights
+
+
+def _default_queues(bus: JobBus) -> dict[str, float]:
+    names = [*bus.settings.queues, *(job_type.queue for job_type in bus.handlers)]
+    return dict.fromkeys(names, 1.0)
