@@ -99,7 +99,7 @@ _HOMES = {
 }  # fmt: skip
 _WHERE = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = sorted(_WHERE)  # noqa: PLE0605  # the table above is the list
+__all__ = sorted(_WHERE)
 
 
 def __getattr__(name: str) -> Any:

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 class JobBus(Ledger):
     """Declares job types, enqueues jobs, looks at them and steers them.
 
-    ``settings`` may be a backend's URL or name (``"sqlite:///jobs.db"``); left out, everything comes
-    from the environment and the configuration files. A ``queue`` given as an object is used as it is.
-    Nothing is read or opened before it is needed. Used from one event loop; :attr:`sync` is the same
-    bus for code that has none.
+    ``settings`` may be a backend's URL or name (``"sqlite:///jobs.db"``); left out, everything
+    comes from the environment and the configuration files. A ``queue`` given as an object is used
+    as it is. Nothing is read or opened before it is needed. Used from one event loop; :attr:`sync`
+    is the same bus for code that has none.
     """
 
     def __init__(

@@ -150,7 +150,7 @@ class JobType(Generic[P, R]):
         return f"<{type(self).__name__} {self.name} on queue {self.queue}>"
 
     # The three are overridden for type checkers' sake only: here nothing is known of ``await``.
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Call the handler here and now, as unit tests do; no job comes of it.
 
         A handler that takes a context gets that of the running job, else a detached one.
@@ -184,7 +184,7 @@ class JobType(Generic[P, R]):
         other._asked = self._asked.merged(asked)
         return other
 
-    def message(self, *args: P.args, **kwargs: P.kwargs) -> Message:
+    def message(self, /, *args: P.args, **kwargs: P.kwargs) -> Message:
         """A new job with these arguments, not enqueued. Raises InvalidJob."""
         return self._message(
             self._signature.encode_arguments(args, kwargs, limit=self.settings.payload_limit)
@@ -200,7 +200,7 @@ class JobType(Generic[P, R]):
         self.decode_arguments(payload)
         return self._message(payload)
 
-    async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> str:
+    async def enqueue(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """Enqueue a job with these arguments; return its id.
 
         Raises InvalidJob for what can never run, and ConfigurationError without a bus.
@@ -210,7 +210,7 @@ class JobType(Generic[P, R]):
         ids = await bus.enqueue_messages(messages, connection=self._asked.connection)
         return ids[0]
 
-    def enqueue_sync(self, *args: P.args, **kwargs: P.kwargs) -> str:
+    def enqueue_sync(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """:meth:`enqueue` for code that cannot await."""
         bus = self._bus("enqueue_sync")
         messages = [self.message(*args, **kwargs)]
@@ -345,7 +345,7 @@ class JobType(Generic[P, R]):
 class AsyncJobType(JobType[P, R]):
     """A job type whose handler is to be awaited."""
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         """Call the handler here and now, as unit tests do; no job comes of it."""
         outcome: Coroutine[Any, Any, R] = self._called(args, kwargs)
         return outcome
@@ -354,7 +354,7 @@ class AsyncJobType(JobType[P, R]):
 class SyncJobType(JobType[P, R]):
     """A job type whose handler just returns."""
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the handler here and now, as unit tests do; no job comes of it."""
         outcome: R = self._called(args, kwargs)
         return outcome

@@ -98,6 +98,8 @@ class Delivery:
     enqueued_at: datetime | None = None
     wait: timedelta = NO_DELAY
     """How long the job could have run already, by the store's clock."""
+    received_at: float | None = None
+    """Monotonic seconds just before the queue was asked for it: its lease is no older than that."""
 
     @property
     def job_id(self) -> str:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
 
-from jobbus.job import Job, JobEvent, JobState, Progress
+from jobbus.job import TERMINAL, Job, JobEvent, JobState, Progress
 from jobbus.message import Delivery
 
 
@@ -139,8 +139,14 @@ class JobStore(Protocol):
         """Delete ended jobs with all their traces; return those it could."""
         ...
 
-    async def prune(self, *, finished_before: datetime, limit: int = 1000) -> int:
-        """Delete up to ``limit`` jobs that ended before a moment; return how many."""
+    async def prune(
+        self,
+        *,
+        finished_before: datetime,
+        states: frozenset[JobState] = TERMINAL,
+        limit: int = 1000,
+    ) -> int:
+        """Delete up to ``limit`` jobs that ended so before a moment; return how many."""
         ...
 
     async def queues(self) -> Sequence[QueueStatus]: ...

@@ -1,9 +1,9 @@
 """Queue and ledger in one Postgres table.
 
-Delivery: at least once, under leases that expire; claims skip rows that others are taking. NOTIFY is
-a hint that makes pick-up quick; polling is what makes it certain. Behind a transaction pooler such
-as PgBouncer, which is detected, prepared statements and LISTEN are left out and polling is all.
-Durability is the server's: with its default ``synchronous_commit`` an accepted job survives a crash.
+Delivery: at least once, under leases that expire; claims skip rows that others are taking. NOTIFY
+is a hint that makes pick-up quick; polling is what makes it certain. Behind a transaction pooler
+such as PgBouncer, which is detected, prepared statements and LISTEN are left out and polling is
+all. Durability is the server's: by default an accepted job survives a crash.
 """
 
 from __future__ import annotations

@@ -141,7 +141,9 @@ def _banner(bus: JobBus, roots: list[Path], concurrency: int) -> None:
     from jobbus import __version__
 
     location = getattr(bus.queue, "location", "")
-    print(f"jobbus {__version__}   backend {bus.settings.provider} ({location})   {concurrency} slots")
+    print(
+        f"jobbus {__version__}   backend {bus.settings.provider} ({location})   {concurrency} slots"
+    )
     for root in roots:
         print(f"  looking at {root}")
 
@@ -224,9 +226,7 @@ def _line(stats: dict[str, int], tally: Tally) -> str:
     )
 
 
-async def _summary(
-    bus: JobBus, jobs: Any, scan_id: str, last: Job | None, tally: Tally
-) -> int:
+async def _summary(bus: JobBus, jobs: Any, scan_id: str, last: Job | None, tally: Tally) -> int:
     import json
 
     from jobbus.job import DEAD, JobState

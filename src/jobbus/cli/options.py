@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, Concatenate, Final, ParamSpec, TypeVar
@@ -99,6 +98,8 @@ class Cli:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run ``work`` to its end. An interrupt cancels it."""
+        import asyncio
+
         return asyncio.run(work)
 
 
@@ -132,14 +133,25 @@ def command(
         context = inspect.Parameter(
             "_context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context
         )
-        by_keyword = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-        parameters = [context, *by_keyword, *added]
-        wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
-        del wrapper.__wrapped__  # type: ignore[attr-defined]  # its signature is not this one's
-        return wrapper
+        return with_signature(wrapper, [context, *map(keyword_only, own), *added])
 
     return decorate
+
+
+def keyword_only(parameter: inspect.Parameter) -> inspect.Parameter:
+    """The parameter, to be given by name; so that defaults may come in any order."""
+    return parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+
+
+def with_signature(
+    function: Callable[..., T], parameters: Sequence[inspect.Parameter]
+) -> Callable[..., T]:
+    """The function, whose parameters typer is to take for these."""
+    changed: Any = function
+    changed.__signature__ = inspect.Signature(list(parameters))
+    changed.__annotations__ = {each.name: each.annotation for each in parameters}
+    changed.__dict__.pop("__wrapped__", None)  # whose signature is not this one
+    return function
 
 
 def store_command(function: Callable[Concatenate[Cli, P], T]) -> Callable[..., T]:

@@ -90,15 +90,6 @@ class Root(Group):
             with formatter.section(section):
                 formatter.write_dl(rows)
 
-    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
-        from typer._click.shell_completion import CompletionItem
-
-        return [
-            CompletionItem(name, help=entry.help)
-            for name, entry in COMMANDS.items()
-            if name.startswith(incomplete)
-        ]
-
     def main(self, args: Sequence[str] | None = None, *_: Any, **extra: Any) -> Any:
         """Run a command line and exit. Errors are told in three lines, whatever raised them."""
         given = list(sys.argv[1:] if args is None else args)

@@ -116,6 +116,10 @@ def tag_name(text: str) -> str:
     return _named("tag", text)
 
 
+def group_name(text: str) -> str:
+    return _named("group", text)
+
+
 def job_type_name(text: str) -> str:
     return _named("job type", text)
 

@@ -6,14 +6,16 @@ one handler at a time.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 from jobbus.context import JobContext, leave, run_in
 from jobbus.errors import Cancelled, PayloadTooLarge, Unsupported
@@ -22,9 +24,6 @@ from jobbus.message import Message
 from jobbus.worker import wire
 from jobbus.worker.child_link import TERMINATED, Link, Running, die
 from jobbus.worker.reference import HandlerReference, Resolver
-
-PARENT_DIED: Final = getattr(signal, "SIGRTMAX", signal.SIGUSR2)
-_PR_SET_PDEATHSIG: Final = 1
 
 
 class Terminated(SystemExit):
@@ -145,9 +144,9 @@ class Runner:
 
     def _listen_to_sigterm(self) -> None:
         def terminate(number: int, frame: Any) -> None:
-            self._terminating = True
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            raise Terminated(TERMINATED)
+            if not self._terminating:
+                self._terminating = True
+                raise Terminated(TERMINATED)
 
         signal.signal(signal.SIGTERM, terminate)
 
@@ -228,22 +227,27 @@ def _die_with_parent(lifeline: int, parent: int) -> None:
     """Let the kernel end this process and its group when the worker dies, however it dies."""
     if sys.platform != "linux":
         return
-    import ctypes
     import fcntl
 
-    # The pipe takes the whole group along, even while a handler keeps the interpreter to itself.
-    # The death signal is for when some fork of the worker keeps the other end of the pipe open. It
-    # may come first, and must not be one that kills: this process alone would die of it, and with
-    # it what holds the pipe.
-    signal.signal(PARENT_DIED, lambda number, frame: die())
+    # When the other end of the pipe closes, SIGKILL goes to the whole group: also while a handler
+    # keeps the interpreter to itself, and other than a parent-death signal, also to programs that
+    # the handler started.
     fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
     fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
     flags = fcntl.fcntl(lifeline, fcntl.F_GETFL)
     fcntl.fcntl(lifeline, fcntl.F_SETFL, flags | os.O_ASYNC)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(PARENT_DIED), 0, 0, 0)
+    # A fork of the worker that outlives it keeps that other end open: hence the second watch.
+    with contextlib.suppress(OSError):
+        worker = os.pidfd_open(parent)
+        threading.Thread(target=_die_after, args=(worker,), name="jobbus-end", daemon=True).start()
     gone, _, _ = select.select([lifeline], [], [], 0)
     if gone or os.getppid() != parent:
         die()
+
+
+def _die_after(worker: int) -> None:
+    select.select([worker], [], [])
+    die()
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -25,6 +25,7 @@ log = logging.getLogger("jobbus.worker.isolation")
 
 LAST_WORDS: Final = 1.0
 """Seconds for what a dead child had already said to be read, and for a mute one to die."""
+NUDGE: Final = timedelta(seconds=0.25)
 _MIB: Final = 1024 * 1024
 
 
@@ -172,11 +173,23 @@ class ChildRunner:
         self._doomed = True
         self._signal(signal.SIGTERM)
         try:
-            await self._end_within(self._term_grace)
+            nudge = min(NUDGE, self._term_grace)
+            await self._end_within(nudge)
+            self._nudge()
+            await self._end_within(self._term_grace - nudge)
         finally:
             if self.alive:
                 self._signal(signal.SIGKILL)
         await self._ended.wait()
+
+    def _nudge(self) -> None:
+        """SIGTERM once more: one that comes just before a call that blocks does not end the call.
+
+        To the child alone: other programs may take a second signal for a sign of impatience.
+        """
+        if self.alive and self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGTERM)
 
     async def _end_within(self, grace: timedelta) -> None:
         with contextlib.suppress(TimeoutError):

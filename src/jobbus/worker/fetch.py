@@ -21,7 +21,7 @@ log = logging.getLogger("jobbus.worker")
 
 MAX_PREFETCH: Final = 500
 _HORIZON: Final = 0.25
-"""Seconds of work that may wait locally: little enough that priorities hold and leases stay fresh."""
+"""Seconds of work that may wait locally: so little that priorities hold and leases stay fresh."""
 _WAIT: Final = timedelta(seconds=20)
 _NO_WAIT: Final = timedelta(0)
 _SILENCE: Final = 60.0
@@ -44,7 +44,7 @@ class Pace:
         """What the slots will have done within the horizon, going by the last stretch."""
         now = time.monotonic()
         elapsed = now - self._since
-        if elapsed >= 0.005 and self._finished or elapsed >= _HORIZON:
+        if (elapsed >= 0.005 and self._finished) or elapsed >= _HORIZON:
             latest = self._finished / elapsed
             # Quick to slow down: waiting jobs belong to whoever has a slot.
             self._rate = latest if latest < self._rate else (self._rate + latest) / 2
@@ -56,8 +56,8 @@ class Pace:
 class Fetcher:
     """One loop over all queues of a worker.
 
-    Queues are asked in a random order in which heavier ones tend to come first, so that the lightest
-    is served too.
+    Queues are asked in a random order in which heavier ones tend to come first, so that the
+    lightest is served too.
     """
 
     def __init__(
@@ -130,19 +130,14 @@ class Fetcher:
 
     async def _receive(self, name: str, room: int, wait: timedelta) -> int:
         called = time.monotonic()
-        if wait:
-            called_wait = called
-            deliveries = await self._queue.receive(name, limit=room, wait=wait, lease=self._lease)
-            # A claim that came at the end of the wait is no older than its answer; be careful.
-            called = max(called_wait, time.monotonic() - 1.0)
-        else:
-            deliveries = await self._queue.receive(name, limit=room, wait=wait, lease=self._lease)
+        deliveries = await self._queue.receive(name, limit=room, wait=wait, lease=self._lease)
         self.last_contact = time.monotonic()
         if deliveries:
             self._last_delivery = self.last_contact
             self.empty.clear()
             trusted = (self._lease - margin(self._lease)).total_seconds()
-            self._deliver(deliveries, called + trusted)
+            since = deliveries[0].received_at
+            self._deliver(deliveries, (called if since is None else since) + trusted)
         return len(deliveries)
 
     def _order(self) -> list[str]:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from jobbus.context import JobContext
 from jobbus.errors import Cancelled, ConfigurationError, HandlerCrashed, Snooze
@@ -69,14 +69,14 @@ class ChildPool:
         """The processes that live now, idle ones included."""
         return sorted(one.pid for one in self._children if one.alive and one.pid is not None)
 
-    def check(self, job_types: Sequence[JobType]) -> None:
+    def check(self, job_types: Sequence[JobType[..., Any]]) -> None:
         """Raise ConfigurationError, naming it, for a handler that no child could find again."""
         for job_type in job_types:
             self._references[job_type.name] = reference_for(job_type, self._app)
 
     async def run(
         self,
-        job_type: JobType,
+        job_type: JobType[..., Any],
         context: JobContext,
         payload: bytes,
         *,
@@ -182,7 +182,7 @@ class ChildPool:
 
 
 def _run_frame(
-    reference: HandlerReference, job_type: JobType, context: JobContext, payload: bytes
+    reference: HandlerReference, job_type: JobType[..., Any], context: JobContext, payload: bytes
 ) -> bytes:
     return wire.pack(
         "run",

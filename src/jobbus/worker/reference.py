@@ -15,7 +15,7 @@ from jobbus.errors import ConfigurationError
 from jobbus.worker.wire import MAIN_ALIAS
 
 if TYPE_CHECKING:
-    from jobbus.handlers import JobType
+    from jobbus.handlers import Handlers, JobType
 
 _MAIN: Final = "__main__"
 
@@ -41,22 +41,25 @@ class HandlerReference:
         return cls(**{**said, "sys_path": tuple(said["sys_path"])})
 
 
-def reference_for(job_type: JobType, app: str | None = None) -> HandlerReference:
+def reference_for(job_type: JobType[..., Any], app: str | None = None) -> HandlerReference:
     """Where a handler's process will find ``job_type`` again.
 
-    Raises ConfigurationError for what it could not find: a lambda, a function defined inside
-    another, a name that by now means something else, a script without a file.
+    With ``app``, in that application's registry; else under the handler's own name, or that of a
+    registry or variable beside it. Raises ConfigurationError for what could not be found: a
+    lambda, a function inside another, a name that by now means something else, a script without a
+    file.
     """
     function = job_type.function
     module, qualname = function.__module__, function.__qualname__
-    main_path = None
     if app is None:
-        _refuse_nameless(job_type.name, module, qualname)
-        found = _follow(sys.modules[module], qualname)
-        if found is not job_type and getattr(found, "function", found) is not function:
-            raise _unfindable(job_type.name, f"{module}:{qualname} is something else by now")
-        if module == _MAIN:
-            module, main_path = _main_module(job_type.name)
+        why = _not_at(module, qualname, job_type)
+        if why:
+            app, qualname = _beside(module, job_type)
+            if app is None and not qualname:
+                raise _unfindable(job_type.name, why)
+    main_path = None
+    if module == _MAIN:
+        module, main_path = _main_module(job_type.name)
     return HandlerReference(
         job_type_name=job_type.name,
         app=app,
@@ -67,32 +70,62 @@ def reference_for(job_type: JobType, app: str | None = None) -> HandlerReference
     )
 
 
-def _refuse_nameless(name: str, module: str, qualname: str) -> None:
+def _not_at(module: str, qualname: str, job_type: JobType[..., Any]) -> str:
+    """Why the job type is not found under this name; empty if it is."""
     if "<lambda>" in qualname:
-        raise _unfindable(name, "its function is a lambda")
+        return "its function is a lambda"
     if "<locals>" in qualname:
-        raise _unfindable(name, f"{qualname} is defined inside another function")
-    if module not in sys.modules or _follow(sys.modules[module], qualname) is None:
-        raise _unfindable(name, f"the module {module} has no {qualname}")
+        return f"{qualname} is defined inside another function"
+    found = _follow(sys.modules.get(module), qualname)
+    if found is None:
+        return f"the module {module} has no {qualname}"
+    if found is not job_type and getattr(found, "function", found) is not job_type.function:
+        return f"{module}:{qualname} is something else by now"
+    return ""
+
+
+def _beside(module: str, job_type: JobType[..., Any]) -> tuple[str | None, str]:
+    """A registry that holds the job type, as ``app``, or the name of a variable that is it."""
+    for name, value in list(vars(sys.modules.get(module, ModuleType(module))).items()):
+        if value is job_type:
+            return None, name
+        registry = _registry(value)
+        if registry is not None and registry.get(job_type.name) is job_type:
+            return f"{module}:{name}", name
+    return None, ""
+
+
+def _registry(holder: object) -> Handlers | None:
+    from jobbus.handlers import Handlers
+
+    if isinstance(holder, Handlers):
+        return holder
+    # Only a JobBus is asked for its handlers: other objects may do anything at such a question.
+    kinds = (f"{kind.__module__}.{kind.__qualname__}" for kind in type(holder).__mro__)
+    if "jobbus.bus.JobBus" not in kinds:
+        return None
+    handlers = getattr(holder, "handlers", None)
+    return handlers if isinstance(handlers, Handlers) else None
 
 
 def _main_module(name: str) -> tuple[str, str | None]:
     """The true name of ``__main__``, or the alias and the file to load under it."""
     main = sys.modules[_MAIN]
     spec = getattr(main, "__spec__", None)
-    if spec is not None:
+    if spec is not None and not spec.name.endswith(f".{_MAIN}"):
         return str(spec.name), None
     path = getattr(main, "__file__", None)
-    if path is None or not os.path.exists(path):
-        raise _unfindable(name, "it was defined at a prompt, not in a file")
+    if spec is not None or path is None or not os.path.exists(path):
+        where = "at a prompt" if spec is None else f"in {path}, which is no module to import"
+        raise _unfindable(name, f"it is defined {where}")
     return MAIN_ALIAS, os.path.abspath(path)
 
 
 def _unfindable(name: str, why: str) -> ConfigurationError:
     return ConfigurationError(
         f'the job type {name} has isolation="process", but another process cannot find its handler '
-        f"by name: {why}. Define the handler at the top level of a module, or choose another "
-        "isolation"
+        f"by name: {why}. Define it at the top level of a module, or start the worker with the "
+        "name of the application that registers it, or choose another isolation"
     )
 
 
@@ -106,22 +139,53 @@ class Resolver:
     """Finds handlers in this process, each of them once."""
 
     def __init__(self) -> None:
-        self._found: dict[HandlerReference, JobType] = {}
+        self._found: dict[HandlerReference, JobType[..., Any]] = {}
 
-    def find(self, reference: HandlerReference) -> JobType:
+    def find(self, reference: HandlerReference) -> JobType[..., Any]:
         """Raises what the import of the code raises, and ConfigurationError for unknown names."""
         if reference not in self._found:
             sys.path[:] = reference.sys_path
-            self._found[reference] = _resolve(reference)
+            self._found[reference] = (
+                _in_module(reference)
+                if reference.app is None
+                else _in_app(reference, reference.app)
+            )
         return self._found[reference]
 
 
-def _resolve(reference: HandlerReference) -> JobType:
+def _in_app(reference: HandlerReference, app: str) -> JobType[..., Any]:
+    name, _, attribute = app.partition(":")
+    module = _module(reference) if name == _MAIN else importlib.import_module(name)
+    registry = _registry(_follow(module, attribute))
+    if registry is None:
+        raise ConfigurationError(f"{app} is no JobBus and no Handlers")
+    found = registry.get(reference.job_type_name)
+    if found is None:
+        # Registered, then, by a module that the application itself does not import.
+        _module(reference)
+        found = registry.get(reference.job_type_name)
+    if found is None:
+        raise ConfigurationError(f"{app} has no job type {reference.job_type_name} in this process")
+    return found
+
+
+def _in_module(reference: HandlerReference) -> JobType[..., Any]:
+    from jobbus.handlers import JobType, make_job_type
+
+    found = _follow(_module(reference), reference.qualname)
+    if isinstance(found, JobType):
+        return found
+    if not callable(found):
+        raise ConfigurationError(
+            f"{reference.module}:{reference.qualname} is no handler in this process"
+        )
+    return make_job_type(found, name=reference.job_type_name, isolation="process")
+
+
+def _module(reference: HandlerReference) -> ModuleType:
     if reference.main_path is not None:
-        module = _load_main(reference.main_path)
-    else:
-        module = importlib.import_module(reference.module)
-    return _follow(module, reference.qualname)
+        return _load_main(reference.main_path)
+    return importlib.import_module(reference.module)
 
 
 def _load_main(path: str) -> ModuleType:

@@ -12,9 +12,9 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from jobbus.errors import BackendError
+from jobbus.errors import BackendError, BackendFull, BackendUnavailable
 from jobbus.job import Progress
 from jobbus.message import Abandonment, Completion, DeadLetter, Delivery
 from jobbus.queue import BackgroundJobQueue
@@ -25,6 +25,7 @@ from .held import Held, Holdings
 log = logging.getLogger("jobbus.worker")
 
 Settlement = Completion | Abandonment | DeadLetter
+Verb = Callable[[Sequence[Any]], Awaitable[Sequence[Delivery]]]
 MAX_BATCH: Final = 1000
 _PAUSE_CAP: Final = 5.0
 
@@ -48,12 +49,16 @@ class Settler:
         on_settled: Callable[[Held], None],
         on_progress: Callable[[Held, Progress], None],
     ) -> None:
-        self._queue = queue
         self._store = store
         self._holdings = holdings
         self._on_lost = on_lost
         self._on_settled = on_settled
         self._on_progress = on_progress
+        self._verbs: Sequence[tuple[type[Settlement], Verb]] = (
+            (Completion, queue.complete),
+            (Abandonment, queue.abandon),
+            (DeadLetter, queue.dead_letter),
+        )
         self._buffer: list[_Item] = []
         self._flushing = 0
         self._wake = asyncio.Event()
@@ -103,17 +108,12 @@ class Settler:
         reports = self._reports([item.held for item in batch])
         if reports and self._store is not None:
             store = self._store
-            await self._persist(batch, lambda: _nothing_lost(store.record_progress(reports)))
-        done = [i.settlement for i in batch if isinstance(i.settlement, Completion)]
-        back = [i.settlement for i in batch if isinstance(i.settlement, Abandonment)]
-        dead = [i.settlement for i in batch if isinstance(i.settlement, DeadLetter)]
+            await self._insist(batch, lambda: _nothing_lost(store.record_progress(reports)))
         lost: list[Delivery] = []
-        if done:
-            lost += await self._persist(batch, lambda: self._queue.complete(done))
-        if back:
-            lost += await self._persist(batch, lambda: self._queue.abandon(back))
-        if dead:
-            lost += await self._persist(batch, lambda: self._queue.dead_letter(dead))
+        for kind, verb in self._verbs:
+            items = [item for item in batch if isinstance(item.settlement, kind)]
+            if items:
+                lost += await self._record(items, verb)
         for delivery in lost:
             self._on_lost(delivery)
         refused = {id(delivery) for delivery in lost}
@@ -133,10 +133,23 @@ class Settler:
                 self._on_progress(one, latest)
         return reports
 
-    async def _persist(
-        self, batch: Sequence[_Item], call: Callable[[], Awaitable[Sequence[Delivery]]]
+    async def _record(self, items: Sequence[_Item], verb: Verb) -> Sequence[Delivery]:
+        """Tell the queue; if it cannot take a batch, find out which outcome it cannot take."""
+        try:
+            return await self._insist(items, lambda: verb([item.settlement for item in items]))
+        except BackendError as error:
+            if len(items) == 1:
+                job_id = items[0].held.delivery.job_id
+                log.error("the outcome of job %s cannot be recorded: %s", job_id, error)
+                return []
+        middle = len(items) // 2
+        first = await self._record(items[:middle], verb)
+        return [*first, *await self._record(items[middle:], verb)]
+
+    async def _insist(
+        self, items: Sequence[_Item], call: Callable[[], Awaitable[Sequence[Delivery]]]
     ) -> Sequence[Delivery]:
-        """Repeat a call until it succeeds or no lease of the batch is left to report under.
+        """Repeat a call over outages, until it succeeds or no lease is left to report under.
 
         Settling twice is settling once, so a reply that got lost is no reason to stop.
         """
@@ -144,12 +157,12 @@ class Settler:
         while True:
             try:
                 return await call()
-            except BackendError as error:
+            except (BackendUnavailable, BackendFull) as error:
                 failures += 1
-                if all(item.held.valid_until < time.monotonic() for item in batch):
-                    log.error("%d outcomes could not be recorded in time: %s", len(batch), error)
+                if all(item.held.valid_until < time.monotonic() for item in items):
+                    log.error("%d outcomes could not be recorded in time: %s", len(items), error)
                     return []
-                log.warning("recording %d outcomes failed, trying again: %s", len(batch), error)
+                log.warning("recording %d outcomes failed, trying again: %s", len(items), error)
                 pause = min(_PAUSE_CAP, 0.1 * 2.0 ** min(failures, 10))
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # jitter
 

@@ -127,6 +127,8 @@ _STEERING: Final[Mapping[str, type[errors.Signal]]] = {
     "Cancelled": errors.Cancelled,
 }
 _JUDGED: Final[Mapping[str, type[Exception]]] = {
+    "ConfigurationError": errors.ConfigurationError,
+    "Unsupported": errors.Unsupported,
     "PayloadError": errors.PayloadError,
     "PayloadTooLarge": errors.PayloadTooLarge,
     "TimeoutError": TimeoutError,
@@ -140,12 +142,10 @@ _REFUSALS: Final[Mapping[str, type[Exception]]] = {
             errors.BackendError,
             errors.BackendFull,
             errors.BackendUnavailable,
-            errors.ConfigurationError,
             errors.InvalidJob,
             errors.JobbusError,
             errors.LeaseLost,
             errors.UnknownJobType,
-            errors.Unsupported,
         )
     },
 }
@@ -187,7 +187,7 @@ def rebuild_from_handler(said: Mapping[str, Any]) -> Exception:
         rebuilt = errors.RateLimited(after, plain.message)
     elif base in ("PermanentError", "Reject", "Cancelled"):
         rebuilt = _STEERING[base](plain.message)
-    elif base in _JUDGED:
+    elif isinstance(base, str) and base in _JUDGED:
         rebuilt = _JUDGED[base](plain.message)
     if rebuilt is None:
         return plain

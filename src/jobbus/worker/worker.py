@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from enum import StrEnum
@@ -17,6 +18,8 @@ from jobbus.handlers import Isolation
 from jobbus.job import Problem, Progress
 from jobbus.job_type import Notice
 from jobbus.message import Abandonment, Completion, CountsAs, DeadLetter, Delivery
+from jobbus.services.loop import every
+from jobbus.services.retention import keep_for, prune_once
 from jobbus.store import JobStore
 
 from .attempt import AttemptReport, Attempts, Deadlines, conclude, release
@@ -36,7 +39,6 @@ log = logging.getLogger("jobbus.worker")
 CANCEL_GRACE: Final = timedelta(seconds=5)
 RELEASE_GRACE: Final = 3.0
 """Seconds that cancelled handlers get at the end, before their jobs are released without them."""
-PROGRESS_INTERVAL: Final = 0.5
 _SETTLE_BACKLOG: Final = 5000
 """Outcomes waiting to be recorded at which fetching pauses."""
 _SPARE_THREADS: Final = 32
@@ -55,8 +57,9 @@ class Phase(StrEnum):
 class Worker:
     """Runs the handlers of a bus.
 
-    ``queues`` names the queues to serve, with weights where given; default: the settings' queues and
-    every queue that a registered job type names. ``burst`` ends the worker when nothing is left.
+    ``queues`` names the queues to serve, with weights where given; default: the settings' queues
+    and every queue that a registered job type names. ``burst`` ends the worker when nothing is
+    left.
     """
 
     def __init__(
@@ -116,7 +119,7 @@ class Worker:
         self.phase = Phase.RUNNING
         background = [
             asyncio.create_task(self._settler.run(), name="jobbus-settle"),
-            asyncio.create_task(self._report_progress(), name="jobbus-progress"),
+            *(asyncio.create_task(service) for service in self._services()),
         ]
         fetching = asyncio.create_task(self._fetcher.run(), name="jobbus-fetch")
         for index in range(self.concurrency):
@@ -189,6 +192,20 @@ class Worker:
         if self._store is not None:
             await self._store.announce([job_type.record() for job_type in self.bus.handlers])
 
+    def _services(self) -> list[Coroutine[Any, Any, None]]:
+        """What goes on beside the work."""
+        settings = self.bus.settings
+        progress = timedelta(seconds=settings.progress_update_interval_seconds)
+        services = [every(progress, self._settler.report_progress)]
+        if self._store is not None:
+            keep = keep_for(
+                timedelta(days=settings.job_history_retention_days),
+                timedelta(days=settings.failed_job_retention_days),
+            )
+            prune = functools.partial(prune_once, self._store, keep)
+            services.append(every(timedelta(seconds=settings.cleanup_interval_seconds), prune))
+        return services
+
     # fetching
 
     def _room(self) -> int:
@@ -254,7 +271,7 @@ class Worker:
             )
 
     async def _mark_suspect(self, held: Held) -> bool:
-        """Before a job runs that may have killed a process: if it happens again, it was this one."""
+        """Before a job runs that may have killed a process: if it does again, it was this one."""
         if self._store is None:
             return True
         return await self._store.suspect(held.delivery)
@@ -292,14 +309,6 @@ class Worker:
         task = asyncio.create_task(job_type.notify(event, held.context, value))
         self._notifying.add(task)
         task.add_done_callback(self._notifying.discard)
-
-    async def _report_progress(self) -> None:
-        while True:
-            await asyncio.sleep(PROGRESS_INTERVAL)
-            try:
-                await self._settler.report_progress()
-            except BackendError as error:
-                log.warning("progress could not be written, trying again: %s", error)
 
     # what befalls jobs from outside
 

@@ -30,7 +30,7 @@ from .identity import ProcessIdentity, provably_dead
 from .ledger import SqlLedger
 from .news import News
 from .program import Call, Program
-from .rows import delivery_from
+from .rows import delivery_from, mended
 
 T = TypeVar("T")
 LOOK_INTERVAL: Final = 1.0
@@ -42,7 +42,7 @@ _INTEGER_LIMIT: Final = 2**31 - 1
 
 
 class SqlQueue(SqlLedger, ABC):
-    """A :class:`~jobbus.queue.BackgroundJobQueue` and :class:`~jobbus.store.JobStore` over one table.
+    """Both :class:`~jobbus.queue.BackgroundJobQueue` and :class:`~jobbus.store.JobStore`.
 
     Subclasses say how a program is run and how news of ready jobs arrives.
     """
@@ -233,8 +233,9 @@ class SqlQueue(SqlLedger, ABC):
                 queue, limit=limit, lease_ms=lease_ms, worker=worker, scope=self._scope
             )
 
+        asked = time.monotonic()
         rows = await self._run(make, atomic=False, role="claim")
-        deliveries = [delivery_from(row, queue, self._scope.dialect) for row in rows]
+        deliveries = [delivery_from(row, queue, asked, self.dialect) for row in rows]
         self._claims.opened(deliveries)
         return deliveries
 
@@ -395,5 +396,5 @@ def _check(message: Message, capabilities: Capabilities) -> None:
     ):
         raise InvalidJob("max_attempts and max_crashes must be at least 1")
     for text in (message.queue, message.job_type, message.group, message.unique_key):
-        if text is not None and ("\0" in text or not text):
-            raise InvalidJob(f"{text!r} cannot be a name: empty, or with a NUL character in it")
+        if text is not None and (not text or mended(text) != text):
+            raise InvalidJob(f"{text!r} cannot be a name: empty, or with NUL or half characters")

@@ -17,7 +17,7 @@ from typing import Any, TypeVar, cast
 from jobbus.errors import BackendError, ConfigurationError, JobbusError
 
 from .program import Call, Program, Rows, Statement, drive, drive_async
-from .sqlite_engine import run_statement, to_milliseconds
+from .sqlite_engine import run_statement, to_milliseconds, translate
 from .statements import to_pyformat
 
 T = TypeVar("T")
@@ -52,7 +52,7 @@ async def run(make: Callable[[], Program[T]], connection: Any, sql: CallerSql) -
         return cast("Rows", await execute(text, parameters))
 
     try:
-        return await drive_async(make(), step)
+        return await drive_async(_all_or_nothing(make()), step)
     except Exception as error:
         raise _translated(error) from error
 
@@ -61,7 +61,24 @@ def run_sync(make: Callable[[], Program[T]], connection: Any, sql: CallerSql) ->
     """:func:`run` for synchronous connections, in the calling thread."""
     if is_async(connection):
         raise ConfigurationError("an async connection needs the async enqueue; await bus.enqueue()")
-    return drive(make(), _sync_step(connection, sql))
+    step = _sync_step(connection, sql)
+    try:
+        return drive(_all_or_nothing(make()), step)
+    except Exception as error:
+        raise _translated(error) from error
+
+
+def _all_or_nothing(program: Program[T]) -> Program[T]:
+    """The program under a savepoint: a caller who catches its error has nothing of it to commit."""
+    yield Call("script", {}, "SAVEPOINT jobbus")
+    try:
+        result = yield from program
+    except Exception:
+        yield Call("script", {}, "ROLLBACK TO SAVEPOINT jobbus")
+        yield Call("script", {}, "RELEASE SAVEPOINT jobbus")
+        raise
+    yield Call("script", {}, "RELEASE SAVEPOINT jobbus")
+    return result
 
 
 async def hint(connection: Any, statement: Statement | None) -> None:
@@ -128,6 +145,7 @@ def _sync_step(connection: Any, sql: CallerSql) -> Callable[[Statement], Rows]:
         return _sqlite_step(connection, connection, sql)
     if _is(connection, "psycopg", "Connection"):
         _require(sql, "postgres", connection)
+        _require_transaction(connection)
         return _postgres_step(
             lambda text, p: _fetched(connection.execute(to_pyformat(text), p)), sql
         )
@@ -175,6 +193,7 @@ def _async_execute(
 ) -> Callable[[str, dict[str, Any]], Awaitable[Any]]:
     if _is(connection, "psycopg", "AsyncConnection"):
         _require(sql, "postgres", connection)
+        _require_transaction(connection)
 
         async def execute(text: str, parameters: dict[str, Any]) -> Any:
             cursor = await connection.execute(to_pyformat(text), parameters)
@@ -212,7 +231,16 @@ def _text(sql: str) -> Any:
 def _require(sql: CallerSql, dialect: str, connection: Any) -> None:
     if sql.dialect not in (dialect, ""):
         raise ConfigurationError(
-            f"the connection is {dialect}'s, the jobs are in {sql.dialect}: they cannot commit together"
+            f"the connection is {dialect}'s, the jobs are in {sql.dialect}: "
+            "they cannot commit together"
+        )
+
+
+def _require_transaction(connection: Any) -> None:
+    if connection.autocommit and connection.info.transaction_status.name == "IDLE":
+        raise ConfigurationError(
+            "this psycopg connection is in autocommit mode with no transaction begun, so there is "
+            "nothing to commit together: use `with connection.transaction():`"
         )
 
 
@@ -238,8 +266,9 @@ def _is_sqlalchemy_async(connection: Any) -> bool:
 
 
 def _translated(error: Exception) -> Exception:
-    if isinstance(error, JobbusError):
-        return error
+    known = translate(error, "write in the caller's transaction")
+    if isinstance(known, JobbusError):
+        return known
     return BackendError(f"the caller's connection could not run the statement: {error}")
 
 

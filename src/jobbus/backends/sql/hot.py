@@ -138,7 +138,7 @@ def complete(
                     "",
                     c.delivery.message.job_type,
                     c.delivery.message.queue,
-                )  # fmt: skip
+                )
                 for c in done
                 if c.delivery.job_id in found
             ]

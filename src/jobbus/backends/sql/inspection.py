@@ -159,6 +159,8 @@ class _Story:
 
     def _release(self, at: Any) -> None:
         if self._state in _PENDING:
+            # It was due at that moment; found to be so not before what happened meanwhile.
+            at = max(at or self._events[-1].at, self._events[-1].at)
             self._add(EventType.RELEASED_TO_QUEUE, at, JobState.QUEUED)
 
     def _add(self, event: EventType, at: Any, to: JobState, **facts: Any) -> None:

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from jobbus.ids import parse_id
-from jobbus.job import Job, JobEvent, JobState, Progress
+from jobbus.job import TERMINAL, Job, JobEvent, JobState, Progress
 from jobbus.message import Delivery
 from jobbus.store import (
     CancelOutcome,
@@ -148,9 +148,15 @@ class SqlLedger(ABC):
     async def discard(self, job_ids: Sequence[str]) -> Sequence[str]:
         return await self._run(lambda: steering.discard(_known(job_ids)))
 
-    async def prune(self, *, finished_before: datetime, limit: int = 1000) -> int:
+    async def prune(
+        self,
+        *,
+        finished_before: datetime,
+        states: frozenset[JobState] = TERMINAL,
+        limit: int = 1000,
+    ) -> int:
         before = self.dialect.write_moment(finished_before)
-        return await self._run(lambda: steering.prune(before, limit))
+        return await self._run(lambda: steering.prune(before, states & TERMINAL, limit))
 
     async def purge(self, queue: str) -> int:
         removed = 0

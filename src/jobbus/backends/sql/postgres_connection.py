@@ -236,6 +236,8 @@ def translated(doing: str) -> Iterator[None]:
         raise BackendUnavailable(f"Postgres could not {doing}: {_said(error)}") from error
     except psycopg.Error as error:
         raise BackendError(f"Postgres could not {doing}: {_said(error)}") from error
+    except UnicodeEncodeError as error:
+        raise BackendError(f"Postgres could not {doing}: it keeps no {error.object!r}") from error
 
 
 def readable(conninfo: str) -> str:

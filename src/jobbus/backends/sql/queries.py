@@ -28,6 +28,7 @@ from jobbus.store import JobFilter
 
 from .inspection import decode_cursor
 from .program import Dialect
+from .rows import mended
 from .statements import Naming
 
 _TIMED = frozenset({JobState.SCHEDULED, JobState.RETRYING})
@@ -79,6 +80,9 @@ def _tables(naming: Naming) -> tuple[Any, Any]:
 def _conditions(where: JobFilter, jobs: Any, dialect: Dialect) -> list[ColumnElement[bool]]:
     c = jobs.c
     made: list[ColumnElement[bool]] = []
+    texts = (where.queue, where.job_type, where.group, where.tag)
+    if any(text is not None and mended(text) != text for text in texts):
+        return [literal_column("1 = 0")]  # no job can be called so
     if where.ids:
         known = [_identifier(job_id, dialect) for i in where.ids if (job_id := parse_id(i))]
         made.append(c.id.in_(known) if known else literal_column("1 = 0"))

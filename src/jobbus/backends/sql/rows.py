@@ -54,7 +54,7 @@ def unique_lock(message: Message) -> str | None:
     return None if message.unique_key is None else f"{message.job_type}/{message.unique_key}"
 
 
-def delivery_from(row: Row, queue: str, dialect: Dialect) -> Delivery:
+def delivery_from(row: Row, queue: str, received_at: float, dialect: Dialect) -> Delivery:
     """A row of the ``claim`` statement."""
     (
         job_id, attempt, claim, failures, crashes, priority, job_type, payload, headers, timeout_ms,
@@ -88,6 +88,7 @@ def delivery_from(row: Row, queue: str, dialect: Dialect) -> Delivery:
         crashes=crashes,
         enqueued_at=dialect.read_moment(created_at),
         wait=max(started - due, timedelta(0)) if started and due else timedelta(0),
+        received_at=received_at,
     )
 
 

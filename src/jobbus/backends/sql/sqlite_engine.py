@@ -31,6 +31,9 @@ _GROUP: Final = 200
 """Programs in one commit at the most."""
 _GLANCE: Final = 0.002
 """Seconds between looks for other processes' commits, while somebody waits for a job."""
+_QUIET: Final = 60.0
+"""Seconds without anybody's commit after which the looks become rare, to let the machine sleep."""
+_QUIET_GLANCE: Final = 0.02
 
 
 def utc_now() -> datetime:
@@ -83,6 +86,7 @@ class SqliteEngine:
         self._reads: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._pid = 0
+        self._last_change = time.monotonic()
 
     @property
     def in_memory(self) -> bool:
@@ -220,27 +224,41 @@ class SqliteEngine:
     def _read_loop(self, ready: Future[None]) -> None:
         try:
             connection = self._connect()
+            # Before anybody looks for jobs: a commit after their look must not pass for an old one.
+            version = connection.execute("PRAGMA data_version").fetchone()[0]
         except BaseException as error:
             ready.set_exception(error)
             return
         ready.set_result(None)
-        version = None
         while True:
             try:
-                request = self._reads.get(timeout=_GLANCE if self.waiting else 0.1)
+                request = self._reads.get(timeout=self._glance())
             except queue.Empty:
                 if self.waiting:
-                    seen = connection.execute("PRAGMA data_version").fetchone()[0]
-                    if seen != version and version is not None:
-                        for changed in self.on_change:
-                            changed()
-                    version = seen
+                    version = self._see_others(connection, version)
                 continue
             if request is None:
                 break
             self._read(connection, request)
         connection.close()
         _refuse_rest(self._reads)
+
+    def _glance(self) -> float:
+        """Seconds until the next look: often while something happens, seldom in quiet hours."""
+        if not self.waiting:
+            return 0.1
+        quiet = time.monotonic() - self._last_change > _QUIET
+        return _QUIET_GLANCE if quiet else _GLANCE
+
+    def _see_others(self, connection: sqlite3.Connection, version: int) -> int:
+        """Ring when the file has changed and something is ready; return the file's version."""
+        seen: int = connection.execute("PRAGMA data_version").fetchone()[0]
+        if seen != version:
+            self._last_change = time.monotonic()
+            if connection.execute(self._sql["any_ready"]).fetchone():
+                for changed in self.on_change:
+                    changed()
+        return seen
 
     def _read(self, connection: sqlite3.Connection, request: _Request) -> None:
         if not request.future.set_running_or_notify_cancel():
@@ -332,11 +350,15 @@ def _bound(parameters: Mapping[str, Any], now: int | None) -> dict[str, Any]:
 
 def translate(error: BaseException, doing: str) -> BaseException:
     """A sqlite3 error as jobbus names it; anything else as it is."""
+    if isinstance(error, UnicodeEncodeError):
+        made: BackendError = BackendError(f"SQLite could not {doing}: it keeps no {error.object!r}")
+        made.__cause__ = error
+        return made
     if not isinstance(error, sqlite3.Error):
         return error
     name = getattr(error, "sqlite_errorname", "") or ""
     if name.startswith("SQLITE_FULL"):
-        made: BackendError = BackendFull(
+        made = BackendFull(
             f"SQLite could not {doing}: the disk or the page limit is full; nothing was kept"
         )
     elif name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
+from jobbus.errors import BackendUnavailable
 from jobbus.message import Capabilities, Message
 
 from . import migrate
@@ -76,6 +77,7 @@ class SqliteBased(SqlQueue):
             return
         await self._finish_handing_back()
         self._loop = None
+        self._news.arrived()  # whoever waits learns at once
         self._engine.on_change.remove(self._ring)
         if not self._engine.on_change:
             await asyncio.to_thread(self._engine.stop)
@@ -96,6 +98,8 @@ class SqliteBased(SqlQueue):
         atomic: bool = True,
         role: str = "control",
     ) -> T:
+        if self._loop is None:
+            raise BackendUnavailable("this queue is not open: it was closed, or never opened")
         return await asyncio.wrap_future(self._engine.submit(make, write=write))
 
     @contextmanager

@@ -112,9 +112,10 @@ def discard(job_ids: Sequence[str]) -> Program[list[str]]:
     return (yield from _delete([j.id for j in locked.values() if _ended(j)]))
 
 
-def prune(before: object, limit: int) -> Program[int]:
-    """Delete some jobs that ended before a moment."""
-    ids = column((yield Call("prunable", {"before": before, "limit": limit})))
+def prune(before: object, states: Iterable[JobState], limit: int) -> Program[int]:
+    """Delete some jobs that ended in these states before a moment."""
+    asked = {"before": before, "states": sorted(states), "limit": limit}
+    ids = column((yield Call("prunable", asked)))
     return len((yield from _delete(ids)))
 
 

@@ -156,6 +156,19 @@ class RedriveCases(Suite):
         held = await self.receive_one(queue)
         assert (held.job_id, held.attempt) == (one.job_id, 1)
 
+    @needs("expiry")
+    async def test_a_redriven_job_that_had_expired_may_also_be_retried(
+        self, queue: BackgroundJobQueue, store: JobStore
+    ) -> None:
+        one = message(expires_at=self.now(queue) + self.short_delay)
+        await queue.enqueue([one])
+        await self.past(queue, self.short_delay)
+        await self.nothing_comes(queue)
+        await store.recover()
+        await store.redrive([one.job_id])
+        await queue.abandon([back(await self.receive_one(queue))])
+        assert (await self.receive_one(queue)).attempt == 2
+
     @where_leases_expire
     async def test_the_crashed_worker_of_an_older_generation_is_fenced(
         self, queue: BackgroundJobQueue, store: JobStore

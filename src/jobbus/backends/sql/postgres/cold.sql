@@ -20,7 +20,7 @@ SET state = m.state, ready = m.ready, timed = m.timed, dead = m.dead,
     result = CASE WHEN m.generation = j.generation THEN j.result END,
     finished_at = CASE WHEN m.finished THEN clock_timestamp() END,
     unique_lock = CASE WHEN m.finished THEN NULL ELSE j.job_type || '/' || j.unique_key END,
-    deadline = CASE WHEN m.finished OR m.generation <> j.generation THEN NULL ELSE j.expires_at END,
+    deadline = CASE WHEN m.finished OR m.generation > 1 THEN NULL ELSE j.expires_at END,
     cancel_requested = j.cancel_requested AND m.generation = j.generation,
     claim = CASE WHEN m.keep_claim THEN j.claim END,
     suspect = false, generation = m.generation
@@ -221,10 +221,11 @@ DELETE FROM background_job_dependencies WHERE job_id IN (SELECT value::uuid FROM
 -- delete_groups: and all their traces
 DELETE FROM background_job_groups WHERE tail IN (SELECT value::uuid FROM jsonb_array_elements_text(CAST(:ids AS jsonb)))
 
--- prunable: some jobs that ended before a moment
+-- prunable: some jobs that ended in these states before a moment
 SELECT id::text FROM background_jobs
-WHERE finished_at < CAST(:before AS timestamptz)
-ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED
+WHERE created_at < CAST(:before AS timestamptz) AND finished_at < CAST(:before AS timestamptz)
+  AND state IN (SELECT value FROM jsonb_array_elements_text(CAST(:states AS jsonb)))
+LIMIT :limit FOR UPDATE SKIP LOCKED
 
 -- announce: what the workers of this application run
 INSERT INTO background_job_types (name, queue, max_attempts, max_crashes, priority, schema)

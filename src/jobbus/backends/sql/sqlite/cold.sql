@@ -16,7 +16,7 @@ SET state = :state, ready = :ready, timed = :timed, dead = :dead,
     result = CASE WHEN :generation = generation THEN result END,
     finished_at = CASE WHEN :finished THEN :now END,
     unique_lock = CASE WHEN :finished THEN NULL ELSE job_type || '/' || unique_key END,
-    deadline = CASE WHEN :finished OR :generation <> generation THEN NULL ELSE expires_at END,
+    deadline = CASE WHEN :finished OR :generation > 1 THEN NULL ELSE expires_at END,
     cancel_requested = cancel_requested AND :generation = generation,
     claim = CASE WHEN :keep_claim THEN claim END,
     suspect = 0, generation = :generation
@@ -195,8 +195,11 @@ DELETE FROM background_job_dependencies WHERE job_id IN (SELECT value FROM json_
 -- delete_groups: and all their traces
 DELETE FROM background_job_groups WHERE tail IN (SELECT value FROM json_each(:ids))
 
--- prunable: some jobs that ended before a moment
-SELECT id FROM background_jobs WHERE finished_at < :before ORDER BY id LIMIT :limit
+-- prunable: some jobs that ended in these states before a moment
+SELECT id FROM background_jobs
+WHERE created_at < :before AND finished_at < :before
+  AND state IN (SELECT value FROM json_each(:states))
+LIMIT :limit
 
 -- announce: what the workers of this application run
 INSERT INTO background_job_types (name, queue, max_attempts, max_crashes, priority, schema, seen_at)

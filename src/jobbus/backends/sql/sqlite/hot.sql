@@ -71,3 +71,6 @@ RETURNING id, attempt
 -- keep_progress: every word of it
 INSERT INTO background_job_progress (job_id, at, percent, stage, message)
 VALUES (:id, :now, :percent, :stage, :message)
+
+-- any_ready: whether a change of the file is worth a claim
+SELECT 1 FROM background_jobs WHERE ready = 1 LIMIT 1

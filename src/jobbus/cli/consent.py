@@ -1,0 +1,43 @@
+"""Asks before something is destroyed: says how much, and waits for a yes."""
+
+from __future__ import annotations
+
+import sys
+
+from jobbus.cli.failures import NotConfirmed
+from jobbus.cli.options import Cli
+
+
+def confirm(cli: Cli, what: str, *, yes: bool, dry_run: bool, word: str | None = None) -> bool:
+    """Whether to go on with ``what``, as in ``delete 12 jobs``; False when this is a dry run.
+
+    Asks on a terminal, for ``word`` where one is given. Raises NotConfirmed when the answer is no,
+    and where nobody can be asked and there is no ``--yes``.
+    """
+    if dry_run:
+        cli.console.note(f"would {what}; nothing was done")
+        return False
+    if yes:
+        return True
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise NotConfirmed(
+            f"this would {what}",
+            why="it needs a yes, and there is no terminal to ask on",
+            fix="add --yes to do it, or --dry-run to see how much it is",
+        )
+    wanted = word or "yes"
+    question = f"This will {what}. " + (
+        f"Type the name {wanted} to go on: " if word else "Go on? [y/N] "
+    )
+    given = _ask(question)
+    if given == wanted or (word is None and given.casefold() in {"y", "yes"}):
+        return True
+    raise NotConfirmed(
+        "nothing was done", why=f"the answer was {given!r}" if given else "there was no answer"
+    )
+
+
+def _ask(question: str) -> str:
+    sys.stderr.write(question)
+    sys.stderr.flush()
+    return sys.stdin.readline().strip()

@@ -1,0 +1,1 @@
+"""The tests of jobbus; a package, so that they can import the servers beside them."""
