@@ -7,9 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from jobbus.errors import JobFailed, JobNotFound, WaitTimeout
+from jobbus.errors import JobFailed, JobNotFound, Unsupported, WaitTimeout
 from jobbus.job import TERMINAL, UNFINISHED, Job, JobEvent, JobState, Progress
 from jobbus.message import QueueDepth
 from jobbus.queue import BackgroundJobQueue
@@ -23,6 +23,9 @@ from jobbus.store import (
     WorkerRecord,
 )
 
+if TYPE_CHECKING:
+    from jobbus.settings import Settings
+
 _PAGE: Final = 200
 _FIRST_PAUSE: Final = 0.02
 _LONGEST_PAUSE: Final = 0.5
@@ -32,6 +35,10 @@ _EVENT_PAUSE: Final = 0.1
 
 class Ledger(ABC):
     """What a bus knows of its jobs. Everything here needs a backend with a ledger."""
+
+    @property
+    @abstractmethod
+    def settings(self) -> Settings: ...
 
     @property
     @abstractmethod
@@ -218,8 +225,11 @@ class Ledger(ABC):
         """All job events from now on, on every process; a live stream, for as long as it is read.
 
         While nobody reads one, no process writes it, so that it costs nothing. Others notice
-        within a second. What must be exact is in :meth:`history`.
+        within a second. What must be exact is in :meth:`history`. Raises Unsupported where the
+        settings say that no log is to be written.
         """
+        if self.settings.event_log == "never":
+            raise Unsupported("live events are off: set BACKGROUND_JOBS__EVENT_LOG=watched")
         await self.open()
         await self.store.watch(lasting=_WATCH)
         _, position = await self.store.events(after=0)

@@ -131,5 +131,5 @@ def refuse_missed(
     what = f"{counted(len(missed), 'job')} could not be {could_not}"
     if unknown:
         raise NothingFound(what, why="\n".join(told), fix="`jobbus jobs ls` lists the jobs")
-    fixes = {advice[state] for state in missed.values() if state in advice}
+    fixes = {advice[state] for state in missed.values() if state is not None and state in advice}
     raise Conflict(what, why="\n".join(told), fix="\n".join(sorted(fixes)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, TextIO
@@ -78,11 +78,9 @@ class Console:
             case Format.JSON:
                 self.write_json({name: list(items), **(more or {})})
             case Format.NDJSON:
-                for item in items:
-                    write_line(to_json(item))
+                self.write_lines(items)
             case Format.ID:
-                for item in items:
-                    write_line(plain(item[id_key]))
+                self.write_ids(str(item[id_key]) for item in items)
 
     def record(self, item: Item, page: Callable[[], None], *, id_key: str = "id") -> None:
         """Show one item: ``page`` writes it for people."""
@@ -99,6 +97,16 @@ class Console:
     def write_json(self, value: Any) -> None:
         """A JSON document: indented on a terminal, on one line elsewhere."""
         write_line(to_json(value, indent=2 if sys.stdout.isatty() else None))
+
+    def write_lines(self, items: Iterable[Item]) -> None:
+        """A JSON document a line."""
+        for item in items:
+            write_line(to_json(item))
+
+    def write_ids(self, ids: Iterable[str]) -> None:
+        """An id a line."""
+        for each in ids:
+            write_line(plain(each))
 
     def facts(self, pairs: Sequence[tuple[str, object]]) -> None:
         """Names and values for people, one pair a line; pairs with an empty value are left out."""

@@ -93,7 +93,7 @@ def backends(cli: Cli) -> None:
         cli.console.listing("backends", found, (), id_key="name")
         return
     usable = {one["name"]: one["capabilities"] for one in found if one["capabilities"] is not None}
-    capabilities = next(iter(usable.values()), {})
+    capabilities: dict[str, Any] = next(iter(usable.values()), {})
     rows = [
         {"capability": word, **{name: declared[word] for name, declared in usable.items()}}
         for word in capabilities

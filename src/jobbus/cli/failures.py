@@ -83,7 +83,7 @@ _HEADLINES: Final[Mapping[type[JobbusError], tuple[str, str]]] = {
     errors.PayloadTooLarge: ("the payload is too large; nothing was enqueued", ""),
     errors.PayloadError: (
         "the payload cannot be used; nothing was enqueued",
-        "a payload is a JSON object with the handler's arguments, such as '{\"name\": \"Ada\"}'",
+        'a payload is a JSON object with the handler\'s arguments, such as \'{"name": "Ada"}\'',
     ),
     errors.UnknownJobType: (
         "nobody knows this job type; nothing was enqueued",

@@ -36,9 +36,7 @@ Before = Annotated[
 Limit = Annotated[
     int, typer.Option("--limit", "-n", min=1, max=200, help="How many at the most, 1 to 200")
 ]
-Cursor = Annotated[
-    str | None, typer.Option("--cursor", help="Go on where the page before ended")
-]
+Cursor = Annotated[str | None, typer.Option("--cursor", help="Go on where the page before ended")]
 AllMatching = Annotated[
     bool, typer.Option("--all-matching", help="All jobs that the filters match, instead of ids")
 ]

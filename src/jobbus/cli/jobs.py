@@ -166,9 +166,7 @@ _DONE: Final = ("cancelled", "requested")
 def _report_cancelled(cli: Cli, outcomes: dict[str, Any]) -> None:
     totals = Counter(outcomes.values())
     shape = {
-        **{
-            word: totals[word] for word in ("cancelled", "requested", "finished", "not_found")
-        },
+        **{word: totals[word] for word in ("cancelled", "requested", "finished", "not_found")},
         "jobs": [{"id": job_id, "outcome": str(word)} for job_id, word in outcomes.items()],
     }
 

@@ -47,7 +47,7 @@ _COLUMNS: Final[Sequence[Column]] = (
 @group.command("status")
 @store_command
 def status(cli: Cli) -> None:
-    """Show which migrations are applied. Changes nothing; exit 2 where database and code do not fit."""
+    """Show which migrations are applied. Exit 2 where the database does not fit this jobbus."""
 
     async def work() -> tuple[Schema, SchemaStatus]:
         schema = schema_of(cli)
@@ -88,7 +88,7 @@ def _rows(found: SchemaStatus) -> list[dict[str, Any]]:
 @group.command("up")
 @store_command
 def up(cli: Cli, to: To = None, dry_run: DryRun = False) -> None:
-    """Bring the schema up to date, or up to a version. Harmless when repeated, and when two do it."""
+    """Bring the schema up to date, or up to a version. Harmless when repeated."""
 
     async def work() -> list[str]:
         from jobbus.backends.sql.migrate import plan
@@ -99,7 +99,8 @@ def up(cli: Cli, to: To = None, dry_run: DryRun = False) -> None:
         steps = [step.title for step in plan(found, target)]
         if any(step.endswith(" down") for step in steps):
             raise BadUsage(
-                f"the database is beyond version {to} already", fix="`jobbus migrate down` goes back"
+                f"the database is beyond version {to} already",
+                fix="`jobbus migrate down`",
             )
         return steps if dry_run else await schema.migrate(target)
 

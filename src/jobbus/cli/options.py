@@ -34,9 +34,7 @@ App = Annotated[
 ]
 Output = Annotated[
     Format | None,
-    typer.Option(
-        "--output", "-o", help="Form of the output; on a terminal table, elsewhere json"
-    ),
+    typer.Option("--output", "-o", help="Form of the output; on a terminal table, elsewhere json"),
 ]
 NoColor = Annotated[bool, typer.Option("--no-color", help="No colours, as with NO_COLOR=1")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error")]
@@ -126,7 +124,9 @@ def command(
             return function(Cli(shared), **given)  # type: ignore[call-arg]
 
         added = [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind
+            )
             for name, (kind, default) in _SHARED.items()
             if name in names
         ]

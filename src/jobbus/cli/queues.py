@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from jobbus.cli import filters, values
 from jobbus.cli.consent import confirm
-from jobbus.cli.console import Column
+from jobbus.cli.console import Column, Item
 from jobbus.cli.failures import NothingFound
 from jobbus.cli.options import Cli, DryRun, Yes, store_command
 from jobbus.cli.root import new_group
@@ -23,12 +24,19 @@ group = new_group("List, pause, resume and purge queues.")
 
 Name = Annotated[str, typer.Argument(metavar="QUEUE", help="The queue's name")]
 _SHOWN: Final = ("queued", "running", "scheduled", "retrying", "blocked", "completed")
+
+
+def _count(word: str, queue: Item) -> str:
+    return f"{queue['counts'][word]:,}"
+
+
+def _dead(queue: Item) -> int:
+    return int(queue["counts"]["failed"] + queue["counts"]["timed_out"])
+
+
 _COLUMNS: Final[Sequence[Column]] = (
     Column("QUEUE", lambda queue: queue["name"], whole=True),
-    *(
-        Column(word.upper(), lambda queue, word=word: f"{queue['counts'][word]:,}", right=True)
-        for word in _SHOWN
-    ),
+    *(Column(word.upper(), partial(_count, word), right=True) for word in _SHOWN),
     Column("DEAD", lambda queue: f"{_dead(queue):,}", right=True, style="red"),
     Column(
         "PAUSED",
@@ -36,10 +44,6 @@ _COLUMNS: Final[Sequence[Column]] = (
         style="yellow",
     ),
 )
-
-
-def _dead(queue: Any) -> int:
-    return int(queue["counts"]["failed"] + queue["counts"]["timed_out"])
 
 
 @group.command("ls")

@@ -105,7 +105,9 @@ class SqliteSchema:
     def _rows(self, table: str, columns: str) -> list[Any]:
         """What is in a table; nothing when there is none. The prefix was checked as a setting."""
         try:
-            with closing(sqlite3.connect(f"{self._path.resolve().as_uri()}?mode=ro", uri=True)) as db:
+            with closing(
+                sqlite3.connect(f"{self._path.resolve().as_uri()}?mode=ro", uri=True)
+            ) as db:
                 there = db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", [table]).fetchone()
                 query = f'SELECT {columns} FROM "{table}"'  # noqa: S608
                 return db.execute(query).fetchall() if there else []

@@ -73,9 +73,7 @@ DEAD_COLUMNS: Final[Sequence[Column]] = (
     Column("QUEUE", lambda job: job["queue"]),
     Column("STATE", lambda job: job["state"], style=state_style, whole=True),
     Column("DIED", lambda job: ago(read_moment(job["finished_at"]))),
-    Column(
-        "WHY", lambda job: shortened(_problem(job["problem"]) if job["problem"] else "", 120)
-    ),
+    Column("WHY", lambda job: shortened(_problem(job["problem"]) if job["problem"] else "", 120)),
 )
 _HISTORY_COLUMNS: Final[Sequence[Column]] = (
     Column("AT", lambda event: local_moment(read_moment(event["at"]))),

@@ -1,4 +1,4 @@
-"""Text from anywhere made safe and short for a terminal: nobody else's escape codes, no passwords."""
+"""Text from anywhere, made safe to print: no escape codes of others, and no passwords."""
 
 from __future__ import annotations
 

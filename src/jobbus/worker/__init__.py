@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jobbus.worker.attempt import AttemptReport
+    from jobbus.worker.reports import AttemptReport
     from jobbus.worker.worker import Worker
 
 __all__ = ["AttemptReport", "Worker"]
@@ -18,7 +18,7 @@ def __getattr__(name: str) -> Any:
 
         return Worker
     if name == "AttemptReport":
-        from jobbus.worker.attempt import AttemptReport
+        from jobbus.worker.reports import AttemptReport
 
         return AttemptReport
     raise AttributeError(name)

@@ -10,7 +10,6 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -41,18 +40,6 @@ _MESSAGE_LIMIT: Final = 2000
 
 class SlotStuck(Exception):
     """A handler goes on although it was told to stop."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptReport:
-    """What an attempt came to, for those who watch a worker: counters, displays, metrics."""
-
-    delivery: Delivery
-    outcome: str
-    """completed, cancelled, retried, snoozed, released, dead, crashed, lost."""
-    duration: float
-    """Seconds in the handler."""
-    problem: Problem | None = None
 
 
 class Attempts:

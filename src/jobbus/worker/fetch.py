@@ -9,13 +9,16 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from jobbus.errors import BackendError
+from jobbus.errors import BackendError, ConfigurationError
 from jobbus.message import Delivery
 from jobbus.queue import BackgroundJobQueue
 
 from .held import margin
+
+if TYPE_CHECKING:
+    from jobbus.bus import JobBus
 
 log = logging.getLogger("jobbus.worker")
 
@@ -169,3 +172,16 @@ class Fetcher:
         if not isinstance(self._queue, JobStore):
             return False
         return any(status.paused for status in await self._queue.queues() if status.name == name)
+
+
+def queue_weights(queues: Mapping[str, float] | Sequence[str]) -> dict[str, float]:
+    weights = dict(queues) if isinstance(queues, Mapping) else dict.fromkeys(queues, 1.0)
+    for name, weight in weights.items():
+        if weight <= 0:
+            raise ConfigurationError(f"the weight of queue {name!r} must be above 0, not {weight}")
+    return weights
+
+
+def default_queues(bus: JobBus) -> dict[str, float]:
+    names = [*bus.settings.queues, *(job_type.queue for job_type in bus.handlers)]
+    return dict.fromkeys(names, 1.0)

@@ -131,7 +131,7 @@ class Heartbeat:
     def _fence(self, held: Sequence[Held]) -> None:
         now = time.monotonic()
         for one in held:
-            if one.valid_until < now and not one.lost:
+            if one.valid_until < now and not one.lost and not one.finished:
                 log.error(
                     "the lease of job %s could not be renewed in time; its result is discarded",
                     one.delivery.job_id,

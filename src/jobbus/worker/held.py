@@ -38,7 +38,6 @@ class Held:
     started_at: float | None = None
     """None while it waits in the local queue."""
     runner: asyncio.Task[None] | None = None
-    deadline: float | None = None
     cancel_requested: bool = False
     lost: bool = False
     """Another worker may have it: whatever becomes of it here, nothing is reported."""

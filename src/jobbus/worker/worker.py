@@ -13,22 +13,23 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
-from jobbus.errors import BackendError, ConfigurationError
+from jobbus.errors import ConfigurationError
 from jobbus.handlers import Isolation
 from jobbus.job import Problem, Progress
 from jobbus.job_type import Notice
-from jobbus.message import Abandonment, Completion, CountsAs, DeadLetter, Delivery
+from jobbus.message import Abandonment, Completion, CountsAs, Delivery
 from jobbus.services.loop import every
 from jobbus.services.retention import keep_for, prune_once
 from jobbus.store import JobStore
 
-from .attempt import AttemptReport, Attempts, Deadlines, conclude, release
+from .attempt import Attempts, Deadlines, conclude, release
 from .backlog import Backlog
-from .fetch import Fetcher, Pace
+from .fetch import Fetcher, Pace, default_queues, queue_weights
 from .heartbeat import Heartbeat
 from .held import Held, Holdings
 from .host import WorkerHost
 from .isolation import ChildPool
+from .reports import AttemptReport, log_problem, outcome_of
 from .settle import Settlement, Settler
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ RELEASE_GRACE: Final = 3.0
 """Seconds that cancelled handlers get at the end, before their jobs are released without them."""
 _SETTLE_BACKLOG: Final = 5000
 """Outcomes waiting to be recorded at which fetching pauses."""
+_ALWAYS_WATCHED: Final = timedelta(seconds=60)
 _SPARE_THREADS: Final = 32
 """Threads beyond the slots, for handlers that would not stop."""
 
@@ -79,7 +81,7 @@ class Worker:
             raise ConfigurationError("a worker needs at least one slot: concurrency >= 1")
         self.lease = lease or bus.settings.lease
         self.drain_timeout = drain_timeout or bus.settings.drain_timeout
-        self.queues = _weights(queues) if queues else _default_queues(bus)
+        self.queues = queue_weights(queues) if queues else default_queues(bus)
         self.phase = Phase.STOPPED
         self.observers: list[Callable[[AttemptReport], None]] = []
         self.stuck = 0
@@ -92,6 +94,7 @@ class Worker:
         self._stop_requested = asyncio.Event()
         self._release_requested = asyncio.Event()
         self._runners: set[asyncio.Task[None]] = set()
+        self._suspect_slot: asyncio.Task[None] | None = None
         self._notifying: set[asyncio.Task[None]] = set()
         self._children: ChildPool | None = None
 
@@ -204,6 +207,9 @@ class Worker:
             )
             prune = functools.partial(prune_once, self._store, keep)
             services.append(every(timedelta(seconds=settings.cleanup_interval_seconds), prune))
+            if settings.event_log == "always":
+                watch = functools.partial(self._store.watch, lasting=_ALWAYS_WATCHED)
+                services.append(every(_ALWAYS_WATCHED / 3, watch))
         return services
 
     # fetching
@@ -212,8 +218,11 @@ class Worker:
         """How many more deliveries this worker can use soon."""
         if self._settler.pending > _SETTLE_BACKLOG:
             return 0
-        busy = len(self._holdings) - self._settler.pending
-        return self.concurrency + self._pace.prefetch() - busy
+        prefetch = self._pace.prefetch()
+        capacity = self.concurrency + prefetch
+        room = capacity - (len(self._holdings) - self._settler.pending)
+        # With work at hand, one large claim later is better than many small ones now.
+        return room if prefetch < self.concurrency or room >= capacity // 2 else 0
 
     def _deliver(self, deliveries: Sequence[Delivery], valid_until: float) -> None:
         for delivery in deliveries:
@@ -228,6 +237,8 @@ class Worker:
 
     def _start_runner(self, *, suspects: bool) -> None:
         task = asyncio.create_task(self._run_slot(suspects), name="jobbus-slot")
+        if suspects:
+            self._suspect_slot = task
         self._runners.add(task)
         task.add_done_callback(self._runners.discard)
 
@@ -280,12 +291,12 @@ class Worker:
         self._pace.finished()
         self._settler.submit(held, settlement)
         self._holdings.freed.set()
-        outcome, problem = _outcome(settlement)
+        outcome, problem = outcome_of(settlement)
         self._observe(held, outcome, duration, problem)
 
     def _observe(self, held: Held, outcome: str, duration: float, problem: Problem | None) -> None:
         if problem is not None:
-            _log_problem(held.delivery, outcome, problem)
+            log_problem(held.delivery, outcome, problem)
         elif log.isEnabledFor(logging.DEBUG):
             log.debug("%s %s %s", outcome, held.delivery.message.job_type, held.delivery.job_id)
         if self.observers:
@@ -356,7 +367,7 @@ class Worker:
             late = TimeoutError("the handler ran out of time and did not stop when told to")
             self._settle(held, conclude(late, delivery, job_type), 0.0)
         if self.phase is Phase.RUNNING:
-            self._start_runner(suspects=False)
+            self._start_runner(suspects=held.runner is self._suspect_slot)
 
     # the end
 
@@ -386,8 +397,7 @@ class Worker:
     async def _wind_down(self, fetching: asyncio.Task[None]) -> None:
         self.phase = Phase.DRAINING
         fetching.cancel()
-        with contextlib.suppress(asyncio.CancelledError, BackendError):
-            await fetching
+        await asyncio.gather(fetching, return_exceptions=True)
         for held in self._backlog.drain():
             self._settle(held, release(held.delivery), 0.0)
         self._backlog.close()
@@ -435,45 +445,3 @@ class Worker:
                 self.stuck += 1
         for task in self._runners:
             task.cancel()
-
-
-def _outcome(settlement: Settlement) -> tuple[str, Problem | None]:
-    match settlement:
-        case Completion(cancelled=cancelled):
-            return ("cancelled" if cancelled else "completed"), None
-        case DeadLetter(problem=problem):
-            return "dead", problem
-    words = {
-        CountsAs.FAILURE: "retried",
-        CountsAs.CRASH: "crashed",
-        CountsAs.SNOOZE: "snoozed",
-        CountsAs.RELEASE: "released",
-    }
-    return words[settlement.counts_as], settlement.problem
-
-
-def _log_problem(delivery: Delivery, outcome: str, problem: Problem) -> None:
-    level = logging.ERROR if outcome in ("dead", "crashed") else logging.WARNING
-    log.log(
-        level,
-        "%s %s %s attempt %d: %s: %s",
-        outcome,
-        delivery.message.job_type,
-        delivery.job_id,
-        delivery.attempt,
-        problem.kind,
-        problem.message,
-    )
-
-
-def _weights(queues: Mapping[str, float] | Sequence[str]) -> dict[str, float]:
-    weights = dict(queues) if isinstance(queues, Mapping) else dict.fromkeys(queues, 1.0)
-    for name, weight in weights.items():
-        if weight <= 0:
-            raise ConfigurationError(f"the weight of queue {name!r} must be above 0, not {weight}")
-    return weights
-
-
-def _default_queues(bus: JobBus) -> dict[str, float]:
-    names = [*bus.settings.queues, *(job_type.queue for job_type in bus.handlers)]
-    return dict.fromkeys(names, 1.0)

@@ -82,6 +82,7 @@ class Connections:
         self._max_size = max_size
         self._statement_seconds = statement_timeout.total_seconds()
         self._pool: AsyncConnectionPool[AsyncConnection[Any]] | None = None
+        self._handlers: AsyncConnectionPool[AsyncConnection[Any]] | None = None
         self._asked_pooler = pooler
         self._pid = 0
         self.pooled = pooler == "transaction"
@@ -111,8 +112,9 @@ class Connections:
         self._pool = pool
 
     async def close(self) -> None:
-        pool, self._pool = self._pool, None
-        if pool is not None:
+        pools = [pool for pool in (self._pool, self._handlers) if pool is not None]
+        self._pool = self._handlers = None
+        for pool in pools:
             await pool.close(timeout=_GRACE_SECONDS)
 
     @asynccontextmanager
@@ -137,10 +139,30 @@ class Connections:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection[Any]]:
         """A connection in a transaction, for a handler's own work and as long as it takes."""
+        pool = await self._handlers_pool()
+        async with pool.connection() as connection, connection.transaction():
+            yield connection
+
+    async def _handlers_pool(self) -> AsyncConnectionPool[AsyncConnection[Any]]:
+        """A pool apart: handlers that hold their connections must not starve the worker of its."""
         if self._pool is None:
             raise BackendUnavailable("this Postgres queue is not open")
-        async with self._pool.connection() as connection, connection.transaction():
-            yield connection
+        if self._handlers is None:
+            self._handlers = AsyncConnectionPool(
+                self._conninfo,
+                min_size=0,
+                max_size=self._max_size,
+                kwargs={"autocommit": True},
+                configure=self._leave_as_is,
+                open=False,
+                name="jobbus-handlers",
+            )
+            await self._handlers.open()
+        return self._handlers
+
+    async def _leave_as_is(self, connection: AsyncConnection[Any]) -> None:
+        if self.pooled:
+            connection.prepare_threshold = None
 
     @contextmanager
     def transaction_sync(self) -> Iterator[psycopg.Connection[Any]]:
