@@ -11,7 +11,7 @@ import types
 import typing
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence, Set
 from dataclasses import dataclass, is_dataclass
-from typing import Annotated, Any, Final, Literal, NoReturn, Union
+from typing import Annotated, Any, Final, NoReturn, Union
 
 from jobbus.context import JobContext
 
@@ -130,8 +130,6 @@ def may_hold_anything(hint: Any) -> bool:
     if hint is Any or hint is object or isinstance(hint, typing.TypeVar):
         return True
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        return False
     if arguments:
         return any(may_hold_anything(each) for each in arguments if each is not ...)
     kind = origin or hint

@@ -98,15 +98,13 @@ def enqueue(
     asked = {
         "queue": queue,
         "priority": _priority(priority),
-        "delay": None if in_ is None else values.parse_duration("--in", in_),
+        "delay": values.maybe_duration("--in", in_),
         "run_at": None if at is None else values.parse_moment("--at", at),
         "unique_key": key,
         "max_attempts": max_attempts,
-        "timeout": None if timeout is None else values.parse_duration("--timeout", timeout),
+        "timeout": values.maybe_duration("--timeout", timeout),
         "tags": tuple(tag or ()),
-        "expires_in": (
-            None if expires_in is None else values.parse_duration("--expires-in", expires_in)
-        ),
+        "expires_in": values.maybe_duration("--expires-in", expires_in),
         "group": group,
     }
     options = {name: value for name, value in asked.items() if value not in (None, ())}

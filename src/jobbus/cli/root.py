@@ -36,7 +36,7 @@ class Entry:
 
 _RUN, _SEE, _STEER, _SET_UP = "Run", "Look", "Steer", "Set up and check"
 COMMANDS: Final[Mapping[str, Entry]] = {
-    "demo": Entry("demo:demo", "Show jobbus at work on real files", _RUN),
+    "demo": Entry("demo_command:run_demo", "Show jobbus at work on real files", _RUN),
     "worker": Entry("worker:worker", "Run the jobs of an application", _RUN),
     "enqueue": Entry("enqueue:enqueue", "Enqueue one job, or one for each line of input", _RUN),
     "jobs": Entry("jobs:group", "List, show, cancel and retry jobs", _SEE),

@@ -46,6 +46,11 @@ def parse_duration(option: str, text: str) -> timedelta:
         ) from error
 
 
+def maybe_duration(option: str, text: str | None) -> timedelta | None:
+    """:func:`parse_duration` of an option that may be missing."""
+    return None if text is None else parse_duration(option, text)
+
+
 def parse_moment(option: str, text: str) -> datetime:
     """An ISO 8601 moment with its time zone, in UTC."""
     fix = "write it as 2030-01-31T09:30:00Z, or with an offset such as +02:00"

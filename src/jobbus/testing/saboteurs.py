@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Final, Literal
 
-from jobbus.job import EventType, JobEvent, Problem
+from jobbus.job import EventType, JobEvent, JobState, Problem
 from jobbus.message import (
     NO_DELAY,
     Abandonment,
@@ -375,7 +375,12 @@ PLANS: Final[Sequence[Plan]] = (
     ),
     Plan(RecoveryRobsTheLiving, "store", "test_recovery_leaves_held_leases_alone"),
     Plan(HistoryOmitsCrashes, "store", "test_a_crash_stands_in_the_history"),
-    Plan(ForgetsProblems, "store", "test_a_dead_letter_keeps_its_problem"),
+    Plan(
+        ForgetsProblems,
+        "store",
+        "test_a_dead_letter_keeps_its_problem",
+        {"timed_out": False, "state": JobState.FAILED},
+    ),
     Plan(PauseIsForgotten, "store", "test_a_paused_queue_hands_out_nothing"),
     Plan(PagesOverlap, "store", "test_pages_are_complete_and_without_repetition"),
 )

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from jobbus.connections import is_async
 from jobbus.errors import LeaseLost, Unsupported
 from jobbus.job import Progress
 from jobbus.message import Completion, Message
@@ -44,8 +45,6 @@ class WorkerHost:
         return call.result(_ENQUEUE_SECONDS)
 
     def complete_with(self, connection: Any, result: object) -> Any:
-        from jobbus.backends.sql.callers import is_async
-
         if is_async(connection):
             return self._complete(connection, result)
         self._complete_sync(connection, result)

@@ -8,12 +8,12 @@ wrapper. Nothing is imported for it: a connection that is there has its module l
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar, cast
 
+from jobbus.connections import is_async, is_psycopg, is_psycopg_async, is_sqlalchemy, is_sqlite
 from jobbus.errors import BackendError, ConfigurationError, JobbusError
 
 from .program import Call, Program, Rows, Statement, drive, drive_async
@@ -31,11 +31,6 @@ class CallerSql:
     dialect: str
     statements: Mapping[str, str]
     clock: Callable[[], datetime]
-
-
-def is_async(connection: Any) -> bool:
-    """Whether calls on this connection are awaited."""
-    return _is(connection, "psycopg", "AsyncConnection") or _is_sqlalchemy_async(connection)
 
 
 async def run(make: Callable[[], Program[T]], connection: Any, sql: CallerSql) -> T:
@@ -141,15 +136,15 @@ def _single(statement: Call) -> Program[None]:
 
 
 def _sync_step(connection: Any, sql: CallerSql) -> Callable[[Statement], Rows]:
-    if _is(connection, "sqlite3", "Connection"):
+    if is_sqlite(connection):
         return _sqlite_step(connection, connection, sql)
-    if _is(connection, "psycopg", "Connection"):
+    if is_psycopg(connection):
         _require(sql, "postgres", connection)
         _require_transaction(connection)
         return _postgres_step(
             lambda text, p: _fetched(connection.execute(to_pyformat(text), p)), sql
         )
-    if _is_sqlalchemy_sync(connection):
+    if is_sqlalchemy(connection):
         bound = connection.connection() if hasattr(connection, "get_bind") else connection
         if bound.dialect.name == "sqlite":
             return _sqlite_step(bound.connection.driver_connection, connection, sql)
@@ -191,7 +186,7 @@ def _postgres_step(execute: Execute, sql: CallerSql) -> Callable[[Statement], Ro
 def _async_execute(
     connection: Any, sql: CallerSql
 ) -> Callable[[str, dict[str, Any]], Awaitable[Any]]:
-    if _is(connection, "psycopg", "AsyncConnection"):
+    if is_psycopg_async(connection):
         _require(sql, "postgres", connection)
         _require_transaction(connection)
 
@@ -242,27 +237,6 @@ def _require_transaction(connection: Any) -> None:
             "this psycopg connection is in autocommit mode with no transaction begun, so there is "
             "nothing to commit together: use `with connection.transaction():`"
         )
-
-
-def _is(connection: Any, module: str, name: str) -> bool:
-    loaded = sys.modules.get(module)
-    kind = getattr(loaded, name, None)
-    return kind is not None and isinstance(connection, kind)
-
-
-def _is_sqlalchemy_sync(connection: Any) -> bool:
-    return (
-        _is(connection, "sqlalchemy.engine", "Connection")
-        or _is(connection, "sqlalchemy.orm", "Session")
-        or _is(connection, "sqlalchemy.orm", "scoped_session")
-    )
-
-
-def _is_sqlalchemy_async(connection: Any) -> bool:
-    return any(
-        _is(connection, "sqlalchemy.ext.asyncio", name)
-        for name in ("AsyncConnection", "AsyncSession", "async_scoped_session")
-    )
 
 
 def _translated(error: Exception) -> Exception:

@@ -10,7 +10,7 @@ import pytest
 from jobbus.errors import BackendUnavailable, ConfigurationError, JobbusError
 from jobbus.message import DEFAULT_QUEUE, NO_DELAY
 from jobbus.queue import BackgroundJobQueue
-from jobbus.testing.conformance.base import Suite
+from jobbus.testing.conformance.base import Suite, needs
 from jobbus.testing.make import done, message
 
 VERBS: dict[str, Callable[[BackgroundJobQueue, Suite], Awaitable[object]]] = {
@@ -120,11 +120,10 @@ class LifecycleCases(Suite):
         await elsewhere
         assert (await self.receive_one(queue)).job_id == answer.job_id
 
+    @needs("extends_leases")
     async def test_a_lease_may_be_extended_through_a_separate_queue(
         self, queue: BackgroundJobQueue
     ) -> None:
-        if not queue.capabilities.extends_leases:
-            pytest.skip("heartbeats on a connection of their own need leases that can be extended")
         held = await self.started(queue, message())
         twin = queue.separate()
         await twin.open()
