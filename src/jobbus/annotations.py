@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import logging
@@ -39,7 +40,7 @@ class Names:
         qualified = getattr(body, "__qualname__", "")
         if "<locals>" in qualified and isinstance(body, types.FunctionType):
             wanted = set(_WORD.findall(str(body.__annotations__)))
-            seen = {**_enclosing(qualified, known), **inspect.getclosurevars(body).nonlocals}
+            seen = {**_enclosing(qualified, known), **_closed_over(body)}
             # Not the whole frame: what it holds would live as long as the handler.
             local |= {name: seen[name] for name in wanted & seen.keys()}
         return cls(known, local)
@@ -159,6 +160,15 @@ def _enclosing(qualified: str, known: Mapping[str, Any]) -> dict[str, Any]:
         if frame.f_globals is known and frame.f_code.co_name in outer:
             seen = {**frame.f_locals, **seen}
         frame = frame.f_back
+    return seen
+
+
+def _closed_over(function: types.FunctionType) -> dict[str, Any]:
+    """What a nested function takes from those around it, as far as it is there already."""
+    seen = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with contextlib.suppress(ValueError):  # the function itself, which is being decorated
+            seen[name] = cell.cell_contents
     return seen
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from jobbus.cli.backend_checks import check_postgres, check_sqlite
-from jobbus.cli.connecting import USUAL_APPS, load_application
+from jobbus.cli.connecting import load_application, usual_application
 from jobbus.cli.findings import Finding, Level, doubtful, failed, fine
 from jobbus.cli.schema import schema_of
 from jobbus.cli.text import counted
@@ -29,9 +29,7 @@ async def examine(cli: Cli, *, create: bool) -> AsyncIterator[Finding]:
     try:
         settings = cli.settings()
     except ConfigurationError as error:
-        yield failed(
-            "settings", str(error), "`jobbus config show --sources`, once they can be read"
-        )
+        yield failed("settings", str(error))
         return
     for finding in _settings(settings):
         yield finding
@@ -56,15 +54,19 @@ async def examine(cli: Cli, *, create: bool) -> AsyncIterator[Finding]:
 
 
 def _settings(settings: Settings) -> Iterator[Finding]:
-    given = sorted({source for source in settings.sources.values() if source != "default"})
+    given = sorted({_whence(source) for source in settings.sources.values()} - {"default"})
     yield fine("settings", f"from {', '.join(given)}" if given else "nothing set: all defaults")
     for note in settings.notes:
         yield doubtful("settings", note)
 
 
+def _whence(source: str) -> str:
+    return "the command line" if source == "explicit" else source
+
+
 def _application(cli: Cli, settings: Settings) -> Finding:
     named = cli.shared.app or settings.app
-    if named is None and not any(Path(f"{module}.py").is_file() for module in USUAL_APPS):
+    if named is None and usual_application() is None:
         return fine("application", "none named; only a worker needs one")
     try:
         application = load_application(cli.shared)

@@ -46,27 +46,30 @@ def settings_for(shared: Shared, overrides: Mapping[str, object] | None = None) 
 
 
 @asynccontextmanager
-async def bus_for(shared: Shared, *, create: bool) -> AsyncIterator[JobBus]:
-    """An open bus on the backend that the options lead to, closed at the end.
+async def bus_for(shared: Shared, *, create: bool, app: bool) -> AsyncIterator[JobBus]:
+    """A bus on the backend that the options lead to, closed at the end.
 
     ``--backend`` comes first, then the bus of ``--app``, then the settings. An application that
-    only the settings name is asked where nothing else says which backend it is.
+    only the settings name is asked where nothing else says which backend it is, or with ``app``.
     """
-    bus = _choose(shared)
+    bus = _choose(shared, app)
     if not create:
         _refuse_missing_file(bus)
-    async with bus:
+    try:
+        # Every verb opens it by itself: what is refused before that leaves nothing behind.
         yield bus
+    finally:
+        await bus.close()
 
 
-def _choose(shared: Shared) -> JobBus:
+def _choose(shared: Shared, app: bool) -> JobBus:
     from jobbus.bus import JobBus
 
     if shared.app is not None:
         return load_application(shared).bus
     settings = settings_for(shared)
     unsaid = {"provider", "sqlite.path"}.isdisjoint(settings.origins)
-    if settings.app is not None and unsaid and shared.backend is None:
+    if settings.app is not None and (app or (unsaid and shared.backend is None)):
         return load_application(shared).bus
     return JobBus(settings)
 
@@ -98,7 +101,9 @@ def load_application(shared: Shared, given: str | None = None) -> Application:
     ``--backend``, its job types come on a bus of that backend.
     """
     settings = settings_for(shared)
-    name = given or shared.app or settings.app or _discover()
+    name = given or shared.app or settings.app or usual_application()
+    if name is None:
+        raise _nothing_named()
     bus = _load(name)
     module, _, attribute = name.partition(":")
     if shared.backend is not None:
@@ -106,14 +111,17 @@ def load_application(shared: Shared, given: str | None = None) -> Application:
     return Application(f"{module}:{attribute or _USUAL_NAME}", bus)
 
 
-def _discover() -> str:
-    for module in USUAL_APPS:
-        if Path(f"{module}.py").is_file():
-            return f"{module}:{_USUAL_NAME}"
+def _nothing_named() -> BadUsage:
     looked = " and ".join(f"./{module}.py" for module in USUAL_APPS)
-    raise BadUsage(
+    return BadUsage(
         "no application was found", why=f"none is named, and there is no {looked}", fix=_APP_FIX
     )
+
+
+def usual_application() -> str | None:
+    """What a worker that is started here would run, when nobody names an application."""
+    found = (module for module in USUAL_APPS if Path(f"{module}.py").is_file())
+    return next((f"{module}:{_USUAL_NAME}" for module in found), None)
 
 
 def _load(name: str) -> JobBus:

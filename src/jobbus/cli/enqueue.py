@@ -68,9 +68,18 @@ class Request:
 
     async def message(self, bus: JobBus, payload: Any) -> Message:
         """A message, checked as far as this process can. Nothing is enqueued yet."""
-        return await bus.message_for(
-            self.job_type, payload, unregistered=self.unregistered, **self.options
-        )
+        from jobbus.cli.connecting import usual_application
+        from jobbus.errors import UnknownJobType
+
+        try:
+            return await bus.message_for(
+                self.job_type, payload, unregistered=self.unregistered, **self.options
+            )
+        except UnknownJobType as error:
+            app = usual_application()
+            if app is not None and not len(bus.handlers):
+                error.add_note(f"--app {app} asks the application here; or --unregistered")
+            raise
 
 
 @store_command
@@ -125,7 +134,7 @@ def _priority(text: str | None) -> int | str | None:
 async def _enqueue_one(cli: Cli, request: Request, payload: Any, *, wait: bool) -> None:
     from jobbus.cli.waiting import wait_for
 
-    async with cli.bus(create=True) as bus:
+    async with cli.bus(create=True, app=True) as bus:
         message = await request.message(bus, payload)
         (job_id,) = await bus.enqueue_many([message])
         _tell(cli, [job_id], at_once=True, wait=wait)
@@ -139,7 +148,7 @@ async def _enqueue_lines(cli: Cli, request: Request, lines: Lines, *, wait: bool
     from jobbus.cli.waiting import wait_for
 
     ids: list[str] = []
-    async with cli.bus(create=True) as bus:
+    async with cli.bus(create=True, app=True) as bus:
         maker = await _Maker.for_request(bus, request)
         for place, line in lines:
             await maker.make(place, line)

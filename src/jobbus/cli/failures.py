@@ -107,7 +107,8 @@ def explain(error: BaseException) -> Account:
         return Account(name, str(error), error.why, error.fix, error.exit_code)
     if isinstance(error, JobbusError):
         what, fix = next(_HEADLINES[kind] for kind in type(error).__mro__ if kind in _HEADLINES)
-        return Account(name, what, str(error), fix, error.exit_code)
+        notes = "\n".join(getattr(error, "__notes__", ()))
+        return Account(name, what, str(error), notes or fix, error.exit_code)
     return Account(
         name,
         "something failed that should not have",

@@ -59,7 +59,8 @@ class PeopleFormatter(logging.Formatter):
             if getattr(record, name, None)
         )
         name = self._styled(record.name, "2")
-        line = f"{self._styled(moment, '2')} {level} {name}  {_message(record)}"
+        message = plain(_short(masked(record.getMessage())))
+        line = f"{self._styled(moment, '2')} {level} {name}  {message}"
         line = f"{line}  {self._styled(job, '2')}" if job else line
         if record.exc_info:
             trace = masked(self.formatException(record.exc_info))
@@ -79,7 +80,7 @@ class JsonFormatter(logging.Formatter):
             "at": moment.replace("+00:00", "Z"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": _message(record),
+            "message": _short(masked(record.getMessage())),
         }
         for name, value in record.__dict__.items():
             if name in _JOB_FIELDS or name not in _OWN_FIELDS:
@@ -87,10 +88,6 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             shape["exception"] = _short(masked(self.formatException(record.exc_info)), 4)
         return to_json(shape)
-
-
-def _message(record: logging.LogRecord) -> str:
-    return plain(_short(masked(record.getMessage())))
 
 
 def _short(text: str, times: int = 1) -> str:

@@ -84,14 +84,14 @@ class Cli:
         return settings_for(self.shared, overrides)
 
     @asynccontextmanager
-    async def bus(self, *, create: bool = False) -> AsyncIterator[JobBus]:
-        """The bus that the options lead to, open.
+    async def bus(self, *, create: bool = False, app: bool = False) -> AsyncIterator[JobBus]:
+        """The bus that the options lead to; with ``app``, the configured application's.
 
         A SQLite file that is not there is an error, unless ``create``.
         """
         from jobbus.cli.connecting import bus_for
 
-        async with bus_for(self.shared, create=create) as bus:
+        async with bus_for(self.shared, create=create, app=app) as bus:
             yield bus
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:

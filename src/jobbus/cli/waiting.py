@@ -61,9 +61,9 @@ async def _one(cli: Cli, bus: JobBus, job_id: str) -> list[Job]:
 
 
 def _show(bar: Bar, job: Job) -> None:
-    if job.state == "completed":
-        bar.update(100, "completed")
-    elif job.state == "running" and job.progress is not None:
+    if job.state.terminal:
+        return
+    if job.state == "running" and job.progress is not None:
         progress = job.progress
         words = [word for word in (progress.stage, progress.message) if word]
         bar.update(progress.percent, " ".join(words))

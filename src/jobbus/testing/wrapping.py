@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Protocol, Self
 
-from jobbus.job import Job, JobEvent, JobState, Progress
+from jobbus.job import TERMINAL, Job, JobEvent, JobState, Progress
 from jobbus.message import (
     Abandonment,
     Capabilities,
@@ -120,8 +120,14 @@ class QueueWrapper:
     async def discard(self, job_ids: Sequence[str]) -> Sequence[str]:
         return await self.inner.discard(job_ids)
 
-    async def prune(self, *, finished_before: datetime, limit: int = 1000) -> int:
-        return await self.inner.prune(finished_before=finished_before, limit=limit)
+    async def prune(
+        self,
+        *,
+        finished_before: datetime,
+        states: frozenset[JobState] = TERMINAL,
+        limit: int = 1000,
+    ) -> int:
+        return await self.inner.prune(finished_before=finished_before, states=states, limit=limit)
 
     async def queues(self) -> Sequence[QueueStatus]:
         return await self.inner.queues()
@@ -146,6 +152,9 @@ class QueueWrapper:
 
     async def recover(self, *, expired_for: timedelta = timedelta(0)) -> int:
         return await self.inner.recover(expired_for=expired_for)
+
+    async def suspect(self, delivery: Delivery) -> bool:
+        return await self.inner.suspect(delivery)
 
     async def watch(self, *, lasting: timedelta) -> None:
         await self.inner.watch(lasting=lasting)

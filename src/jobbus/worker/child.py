@@ -82,7 +82,7 @@ class WorkerLogs(logging.Handler):
                 "log",
                 name=record.name,
                 level=record.levelno,
-                text=text,
+                text=text[: wire.MAX_LOG],
                 path=record.pathname,
                 line=record.lineno,
                 function=record.funcName,
@@ -196,6 +196,7 @@ class Runner:
         root = logging.getLogger()
         if not root.handlers:
             root.addHandler(WorkerLogs(self._link))
+        if isinstance(root.handlers[0], WorkerLogs):
             root.setLevel(level)
 
 

@@ -64,7 +64,7 @@ class Link:
         self._changed = threading.Condition()
         self._frames: deque[bytes] = deque()
         self._writing = False
-        self._progress: tuple[str, Progress] | None = None
+        self._progress: bytes | None = None
         self._next_report = 0.0
         self._requests: dict[int, Future[list[str]]] = {}
         self._numbers = count(1)
@@ -77,15 +77,21 @@ class Link:
         """Say something, after all that was said before. Never blocks; any thread."""
         frame = wire.pack(kind, body, **said)
         with self._changed:
-            if self._progress is not None:
-                self._frames.append(self._take_progress())
+            self._take_progress()
             self._frames.append(frame)
             self._changed.notify_all()
 
     def report(self, job_id: str, progress: Progress) -> None:
         """Pass progress on, soon; of what comes too quickly only the last. Any thread."""
+        frame = wire.pack(
+            "progress",
+            job_id=job_id,
+            percent=float(progress.percent),
+            stage=str(progress.stage)[: wire.MAX_MESSAGE],
+            message=str(progress.message)[: wire.MAX_MESSAGE],
+        )
         with self._changed:
-            self._progress = (job_id, progress)
+            self._progress = frame
             self._changed.notify_all()
 
     def wait_for_room(self, frames: int = MAX_BACKLOG) -> None:
@@ -108,18 +114,11 @@ class Link:
             raise
         return answer
 
-    def _take_progress(self) -> bytes:
-        if self._progress is None:
-            return b""
-        (job_id, progress), self._progress = self._progress, None
-        self._next_report = time.monotonic() + PROGRESS_INTERVAL
-        return wire.pack(
-            "progress",
-            job_id=job_id,
-            percent=float(progress.percent),
-            stage=str(progress.stage),
-            message=str(progress.message),
-        )
+    def _take_progress(self) -> None:
+        if self._progress is not None:
+            self._frames.append(self._progress)
+            self._progress = None
+            self._next_report = time.monotonic() + PROGRESS_INTERVAL
 
     def _write(self) -> None:
         while True:
@@ -129,7 +128,7 @@ class Link:
                     if self._progress is not None:
                         pause = self._next_report - time.monotonic()
                         if pause <= 0:
-                            self._frames.append(self._take_progress())
+                            self._take_progress()
                             break
                     self._changed.wait(pause)
                 frame = self._frames.popleft()

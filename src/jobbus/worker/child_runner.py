@@ -159,9 +159,13 @@ class ChildRunner:
     async def stop(self) -> None:
         """Ask an idle child to leave; one that does not within the grace is killed."""
         if self.fit:
+            self._doomed = True
             self._send(wire.pack("stop"))
-            await self._end_within(self._term_grace)
-        await self.terminate()
+            try:
+                await self._end_within(self._term_grace)
+            finally:
+                self._signal(signal.SIGKILL)
+        await self._ended.wait()
 
     async def terminate(self) -> None:
         """End the child and its process group: SIGTERM, the grace, SIGKILL.
@@ -178,8 +182,7 @@ class ChildRunner:
             self._nudge()
             await self._end_within(self._term_grace - nudge)
         finally:
-            if self.alive:
-                self._signal(signal.SIGKILL)
+            self._signal(signal.SIGKILL)
         await self._ended.wait()
 
     def _nudge(self) -> None:
@@ -197,7 +200,7 @@ class ChildRunner:
                 await self._ended.wait()
 
     def _signal(self, number: signal.Signals) -> None:
-        if self._process is not None:
+        if self.alive and self._process is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, number)
 

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from jobbus.context import JobContext
-from jobbus.errors import Cancelled, ConfigurationError, HandlerCrashed, Snooze
+from jobbus.errors import Cancelled, ConfigurationError, HandlerCrashed, PermanentError, Snooze
 from jobbus.worker import wire
 from jobbus.worker.child_runner import ChildRunner, Visit
 from jobbus.worker.reference import HandlerReference, reference_for
@@ -85,7 +85,8 @@ class ChildPool:
         """Run the handler in a child and return its encoded result.
 
         Waits for a free child. ``timeout`` counts from the handler's own start. Raises the
-        handler's error: a signal or TimeoutError or PayloadError as such, anything else as
+        handler's error: a signal, TimeoutError, PayloadError or ConfigurationError as such, what
+        the job type's policy calls permanent as PermanentError, anything else as
         :class:`HandlerError`; TimeoutError when time ran out; HandlerCrashed when the child died;
         Cancelled when the job was asked to stop; Snooze when no process could be started. Being
         cancelled stops the child: SIGTERM to its process group, then SIGKILL after the grace.
@@ -104,6 +105,10 @@ class ChildPool:
         try:
             async with self._slots:
                 return await self._run_in_a_child(visit, job_type.jobs_per_child)
+        except HandlerError as error:
+            if error.was(*job_type.retry.permanent):
+                raise PermanentError(str(error)) from error
+            raise
         finally:
             self._visits.discard(visit)
 
@@ -123,8 +128,10 @@ class ChildPool:
         for visit in tuple(self._visits):
             visit.outcome.cancel()
         idle, self._idle = self._idle, []
-        await asyncio.gather(*(one.stop() for one in idle))
-        await asyncio.gather(*(one.terminate() for one in tuple(self._children)))
+        await asyncio.gather(
+            *(one.stop() for one in idle),
+            *(one.terminate() for one in self._children if one not in idle),
+        )
         await asyncio.gather(*self._retiring)
 
     async def __aenter__(self) -> Self:

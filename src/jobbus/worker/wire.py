@@ -27,6 +27,7 @@ MAX_RESULT: Final = 1024 * 1024
 """Bytes of an encoded result."""
 MAX_MESSAGE: Final = 4 * 1024
 MAX_TRACEBACK: Final = 16 * 1024
+MAX_LOG: Final = 64 * 1024
 MAX_LINEAGE: Final = 32
 MAIN_ALIAS: Final = "__jobbus_main__"
 """What a handler process calls the script that the worker knows as ``__main__``."""

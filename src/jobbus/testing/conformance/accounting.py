@@ -191,6 +191,32 @@ class CrashCases(Suite):
         assert job.problem.kind == "poison_crash"
 
     @where_leases_expire
+    async def test_a_job_that_only_shared_a_dying_process_is_not_blamed_twice(
+        self, queue: BackgroundJobQueue, store: JobStore
+    ) -> None:
+        held = await self._orphan(queue, max_crashes=2)
+        await self.receive_one(queue, lease=self.short_lease)
+        await self.expire(queue)
+        third = await self.receive_one(queue)
+        assert (third.attempt, third.crashes) == (3, 1)
+        assert (await self.job(store, held)).state is JobState.RUNNING
+
+    @where_leases_expire
+    async def test_a_job_that_kills_its_process_while_it_runs_alone_is_blamed(
+        self, queue: BackgroundJobQueue, store: JobStore
+    ) -> None:
+        late = await self._orphan(queue, max_crashes=2)
+        suspect = await self.receive_one(queue, lease=self.short_lease)
+        assert not await store.suspect(late)
+        assert await store.suspect(suspect)
+        await self.expire(queue)
+        await store.recover()
+        job = await self.job(store, late)
+        assert (job.state, job.crashes) == (JobState.FAILED, 2)
+        assert job.problem is not None
+        assert job.problem.kind == "poison_crash"
+
+    @where_leases_expire
     @pytest.mark.parametrize("verb", sorted(LATE))
     async def test_a_late_worker_changes_nothing_in_the_ledger(
         self, queue: BackgroundJobQueue, store: JobStore, verb: str

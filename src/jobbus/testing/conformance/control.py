@@ -317,6 +317,18 @@ class RemovalCases(Suite):
         assert await store.get(old.job_id) is None
         assert await store.get(recent.job_id) is not None
 
+    @pytest.mark.parametrize("wanted", [JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED])
+    async def test_pruning_can_be_confined_to_some_endings(
+        self, queue: BackgroundJobQueue, store: JobStore, wanted: JobState
+    ) -> None:
+        for ending in ("completed", "failed", "cancelled"):
+            await ENDINGS[ending](self, queue, store, message())
+        later = self.now(queue) + timedelta(hours=1)
+        assert await store.prune(finished_before=later, states=frozenset({wanted})) == 1
+        left = (await store.find(JobFilter())).jobs
+        assert len(left) == 2
+        assert wanted not in {job.state for job in left}
+
     async def test_pruning_leaves_unfinished_jobs_however_old(
         self, queue: BackgroundJobQueue, store: JobStore
     ) -> None:

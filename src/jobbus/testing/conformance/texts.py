@@ -125,7 +125,8 @@ class TextCases(Suite):
         self, queue: BackgroundJobQueue, store: JobStore, kind: str, place: str
     ) -> None:
         await queue.enqueue([message(group="g", tags=("t",))])
-        where = replace(JobFilter(), **{place: TEXTS[kind]})
+        conditions: dict[str, Any] = {place: TEXTS[kind]}
+        where = JobFilter(**conditions)
         assert not (await store.find(where)).jobs
         assert await store.count(where) == 0
 
