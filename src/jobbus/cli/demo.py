@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import shutil
 import sys
 import sysconfig
 import time
@@ -34,6 +36,8 @@ class Tally:
     outcomes: Counter[str] = field(default_factory=Counter)
     waits: deque[float] = field(default_factory=lambda: deque(maxlen=_WAITS))
     started: float = field(default_factory=time.monotonic)
+    at_work: Callable[[], int] = lambda: 0
+    """Handlers at work; the ledger counts as running what waits for a slot here, too."""
     recent: deque[str] = field(default_factory=lambda: deque(maxlen=6))
 
     def see(self, report: AttemptReport) -> None:
@@ -102,7 +106,7 @@ async def _run(
     async with bus:
         scan_id = await jobs.start(roots, output, limit_bytes=limit_bytes)
         worker = Worker(bus, queues=[jobs.QUEUE], concurrency=concurrency)
-        tally = Tally()
+        tally = Tally(at_work=lambda: worker.running)
         worker.observers.append(tally.see)
         _banner(bus, roots, concurrency)
         working = asyncio.create_task(worker.run())
@@ -199,6 +203,7 @@ def _live_view() -> View:
     )
     scanning = bars.add_task("scan", total=100, note="")
     analysing = bars.add_task("analyze", total=None, note="")
+    logging.getLogger("jobbus").setLevel(logging.CRITICAL)  # the view shows what they say
     live = Live(console=Console(), refresh_per_second=8, transient=True)
     live.start()
 
@@ -218,9 +223,10 @@ def _live_view() -> View:
 
 
 def _line(stats: dict[str, int], tally: Tally) -> str:
-    waiting = stats["queued"] + stats["blocked"] + stats["scheduled"]
+    at_work = min(tally.at_work(), stats["running"])
+    waiting = stats["queued"] + stats["blocked"] + stats["scheduled"] + stats["running"] - at_work
     return (
-        f"queued {waiting}   running {stats['running']}   done {stats['completed']}   "
+        f"queued {waiting}   running {at_work}   done {stats['completed']}   "
         f"retrying {stats['retrying']}   dead {stats['dead']}   |   {tally.rate:.0f} jobs/s   "
         f"wait p95 {tally.wait_p95:.0f} ms"
     )
@@ -252,11 +258,19 @@ async def _summary(bus: JobBus, jobs: Any, scan_id: str, last: Job | None, tally
             problem = job.problem
             told = f"{problem.kind}: {problem.message}" if problem else job.state.value
             print(f"  {job.id}  {json.loads(job.payload)['path']}\n      {told}")
-        option = _backend_option()
-        print(f"\n  look at one    jobbus jobs show {dead[0].id}{option}")
-        print(f"  try it again   jobbus dlq redrive {dead[0].id}{option}")
+        program, option = _program(), _backend_option()
+        print(f"\n  look at one    {program} jobs show {dead[0].id}{option}")
+        print(f"  try it again   {program} dlq redrive {dead[0].id}{option}")
     print(f"\nreport   {result['json']}\n         {result['csv']}")
     return 0
+
+
+def _program() -> str:
+    """How to call jobbus again from here."""
+    if shutil.which("jobbus"):
+        return "jobbus"
+    called = Path(sys.argv[0])
+    return os.path.relpath(called) if called.name == "jobbus" else "python -m jobbus"
 
 
 def _backend_option() -> str:

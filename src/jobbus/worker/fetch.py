@@ -25,6 +25,8 @@ log = logging.getLogger("jobbus.worker")
 MAX_PREFETCH: Final = 500
 _HORIZON: Final = 0.25
 """Seconds of work that may wait locally: so little that priorities hold and leases stay fresh."""
+_SAMPLE: Final = 50
+"""Finished jobs that are enough to tell the pace before the horizon has passed."""
 _WAIT: Final = timedelta(seconds=20)
 _NO_WAIT: Final = timedelta(0)
 _SILENCE: Final = 60.0
@@ -47,7 +49,7 @@ class Pace:
         """What the slots will have done within the horizon, going by the last stretch."""
         now = time.monotonic()
         elapsed = now - self._since
-        if (elapsed >= 0.005 and self._finished) or elapsed >= _HORIZON:
+        if self._finished >= _SAMPLE or elapsed >= _HORIZON:
             latest = self._finished / elapsed
             # Quick to slow down: waiting jobs belong to whoever has a slot.
             self._rate = latest if latest < self._rate else (self._rate + latest) / 2

@@ -10,7 +10,7 @@ from datetime import timedelta
 from jobbus.job import EventType, JobState
 
 from .dependencies import resolve
-from .moving import Change, apply, column, lock
+from .moving import Change, apply, column, lock, lock_free
 from .program import Call, Program, Scope
 from .settling import crashed
 
@@ -70,14 +70,20 @@ def take_back(
 
     Returns how many, and the queues that they went back to.
     """
-    claims = yield Call(
-        "take_lapsed",
+    rows = yield Call(
+        "lapsed",
         {"expired_ms": round(expired_for.total_seconds() * 1000), "dead": list(dead_workers)},
     )
-    held = {(job_id, claim) for claim, ids in claims for job_id in json.loads(ids)}
+    claims = {claim: frozenset(json.loads(ids)) for claim, ids in rows}
+    held = {(job_id, claim) for claim, ids in claims.items() for job_id in ids}
     if not held:
         return 0, set()
-    locked = yield from lock(job_id for job_id, _ in held)
+    # A worker that is frozen, or cut off, with its job's row locked must not hold up everybody.
+    locked = yield from lock_free(job_id for job_id, _ in held)
+    missing = sorted({job_id for job_id, _ in held} - locked.keys())
+    busy = set(column((yield Call("known", {"ids": missing})))) if missing else set()
+    closed = [claim for claim, ids in claims.items() if not ids & busy]
+    yield Call("close_claims", {"closed": closed})
     changes = []
     for job in locked.values():
         if job.state != JobState.RUNNING or (job.id, job.claim) not in held:

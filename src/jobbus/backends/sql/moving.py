@@ -66,6 +66,12 @@ def lock(ids: Iterable[str]) -> Program[dict[str, Locked]]:
     return {row[0]: Locked(*row) for row in rows}
 
 
+def lock_free(ids: Iterable[str]) -> Program[dict[str, Locked]]:
+    """:func:`lock`, without those that another transaction has locked."""
+    rows = yield Call("lock_free_jobs", {"ids": sorted(set(ids))})
+    return {row[0]: Locked(*row) for row in rows}
+
+
 def apply(changes: Sequence[Change], scope: Scope) -> Program[list[str]]:
     """Write the changes; return the ids of those that ended and have others waiting for them."""
     if not changes:

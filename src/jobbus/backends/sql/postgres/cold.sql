@@ -10,6 +10,15 @@ WHERE id IN (SELECT value::uuid FROM jsonb_array_elements_text(CAST(:ids AS json
 ORDER BY id
 FOR UPDATE
 
+-- lock_free_jobs: the same of those that no other transaction is changing
+SELECT id::text, state, attempt, claim, worker, started_at, failures, crashes, snoozes, generation,
+       max_crashes, suspect, cancel_requested, has_dependents, unique_key, job_type, queue,
+       run_at > clock_timestamp() AS early
+FROM background_jobs
+WHERE id IN (SELECT value::uuid FROM jsonb_array_elements_text(CAST(:ids AS jsonb)))
+ORDER BY id
+FOR UPDATE SKIP LOCKED
+
 -- move: put locked jobs into their new state
 UPDATE background_jobs j
 SET state = m.state, ready = m.ready, timed = m.timed, dead = m.dead,
@@ -119,14 +128,11 @@ RETURNING queue
 SELECT id::text FROM background_jobs WHERE deadline <= clock_timestamp()
 LIMIT 1000 FOR UPDATE SKIP LOCKED
 
--- take_lapsed: leases that ran out, or whose worker is known to be dead; they are ours now
-DELETE FROM background_job_claims
-WHERE id IN (
-    SELECT id FROM background_job_claims
-    WHERE lease_until < clock_timestamp() - :expired_ms * interval '1 millisecond'
-       OR worker IN (SELECT value::integer FROM jsonb_array_elements_text(CAST(:dead AS jsonb)))
-    ORDER BY id LIMIT 50 FOR UPDATE SKIP LOCKED)
-RETURNING id, array_to_json(job_ids)::text
+-- lapsed: leases that ran out, or whose worker is known to be dead; no one else looks at them meanwhile
+SELECT id, array_to_json(job_ids)::text FROM background_job_claims
+WHERE lease_until < clock_timestamp() - :expired_ms * interval '1 millisecond'
+   OR worker IN (SELECT value::integer FROM jsonb_array_elements_text(CAST(:dead AS jsonb)))
+ORDER BY id LIMIT 50 FOR UPDATE SKIP LOCKED
 
 -- claiming_workers: who holds leases, to tell the dead on this machine
 SELECT DISTINCT w.id, w.host, w.space, w.pid, w.birth FROM background_job_workers w

@@ -7,6 +7,12 @@ SELECT id, state, attempt, claim, worker, started_at, failures, crashes, snoozes
        run_at > :now AS early
 FROM background_jobs WHERE id IN (SELECT value FROM json_each(:ids)) ORDER BY id
 
+-- lock_free_jobs: the same, since no other transaction is writing
+SELECT id, state, attempt, claim, worker, started_at, failures, crashes, snoozes, generation,
+       max_crashes, suspect, cancel_requested, has_dependents, unique_key, job_type, queue,
+       run_at > :now AS early
+FROM background_jobs WHERE id IN (SELECT value FROM json_each(:ids)) ORDER BY id
+
 -- move: put a job into its new state
 UPDATE background_jobs
 SET state = :state, ready = :ready, timed = :timed, dead = :dead,
@@ -100,13 +106,10 @@ RETURNING queue
 -- overdue: jobs whose start deadline has passed
 SELECT id FROM background_jobs WHERE deadline <= :now LIMIT 1000
 
--- take_lapsed: leases that ran out, or whose worker is known to be dead; they are ours now
-DELETE FROM background_job_claims
-WHERE id IN (SELECT id FROM background_job_claims
-             WHERE lease_until < :now - :expired_ms
-                OR worker IN (SELECT value FROM json_each(:dead))
-             ORDER BY id LIMIT 50)
-RETURNING id, job_ids
+-- lapsed: leases that ran out, or whose worker is known to be dead
+SELECT id, job_ids FROM background_job_claims
+WHERE lease_until < :now - :expired_ms OR worker IN (SELECT value FROM json_each(:dead))
+ORDER BY id LIMIT 50
 
 -- claiming_workers: who holds leases, to tell the dead on this machine
 SELECT DISTINCT w.id, w.host, w.space, w.pid, w.birth FROM background_job_workers w
