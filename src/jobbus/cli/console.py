@@ -175,7 +175,10 @@ class Console:
                     for column in columns
                 )
             )
-        self.rich(sys.stdout).print(table)
+        console = self.rich(sys.stdout)
+        with console.capture() as captured:
+            console.print(table)
+        sys.stdout.write(captured.get())
 
 
 def write_line(text: str) -> None:

@@ -24,6 +24,10 @@ _PIPE_CLOSED: Final = 128 + 13
 """As the shell reports a program that SIGPIPE ended."""
 
 
+class _NobodyReadsError(Exception):
+    """Whatever the output was piped into has ended."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A command before it is imported."""
@@ -90,6 +94,13 @@ class Root(Group):
             with formatter.section(section):
                 formatter.write_dl(rows)
 
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            # Under another name, because typer would make it exit code 1.
+            raise _NobodyReadsError from error
+
     def main(self, args: Sequence[str] | None = None, *_: Any, **extra: Any) -> Any:
         """Run a command line and exit. Errors are told in three lines, whatever raised them."""
         given = list(sys.argv[1:] if args is None else args)
@@ -103,7 +114,7 @@ class Root(Group):
             code = super().main(args=args, **extra)
             sys.stdout.flush()
             return code if isinstance(code, int) else 0
-        except BrokenPipeError:
+        except (_NobodyReadsError, BrokenPipeError):
             # Whoever read the output has enough of it. Nobody is left to tell at exit, either.
             with contextlib.suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -24,6 +24,7 @@ from jobbus.retry import Again, GiveUp, Stop, decide
 from .held import Held
 from .host import WorkerHost
 from .settle import Settlement
+from .wire import HandlerError
 
 if TYPE_CHECKING:
     from .isolation import ChildPool
@@ -97,34 +98,41 @@ class Attempts:
         message = held.delivery.message
         limit = message.timeout or job_type.timeout or self._default_timeout
         context = held.context = _context(held, job_type, self._host(held), limit)
-        if job_type.isolation is Isolation.PROCESS:
-
-            async def handler() -> Any:
-                return await self._children().run(job_type, context, message.payload, timeout=limit)
-
-            call = compose(self._middleware, context, handler) if self._middleware else handler
-            encoded: bytes | None = await call()
-            return encoded
-        arguments, named = job_type.decode_arguments(message.payload)
-        self._deadlines.set(held, limit)
         token = run_in(context)
         try:
+            if job_type.isolation is Isolation.PROCESS:
+                return await self._call_child(held, job_type, context, limit)
+            arguments, named = job_type.decode_arguments(message.payload)
+            self._deadlines.set(held, limit)
             if job_type.is_async and not self._middleware:
                 value = await job_type.call(context, arguments, named)
             else:
                 handler = functools.partial(self._invoke, job_type, context, arguments, named)
                 value = await compose(self._middleware, context, handler)()
-            result = job_type.encode_result(value)
-            if job_type.observers:
-                held.notice = ("complete", value)
-            return result
+            held.notice = ("complete", value)
+            return job_type.encode_result(value)
         except Exception as error:
-            if job_type.observers:
-                held.notice = ("error", error)
+            held.notice = ("error", error)
             raise
         finally:
             leave(token)
             self._deadlines.clear(held)
+
+    async def _call_child(
+        self, held: Held, job_type: JobType[..., Any], context: JobContext, limit: timedelta
+    ) -> bytes | None:
+        """Run the handler in a process of its own; that one keeps to the time limit itself."""
+        payload = held.delivery.message.payload
+        if not self._middleware and not job_type.observers:
+            return await self._children().run(job_type, context, payload, timeout=limit)
+
+        async def handler() -> Any:
+            encoded = await self._children().run(job_type, context, payload, timeout=limit)
+            return job_type.decode_result(encoded)
+
+        value = await compose(self._middleware, context, handler)()
+        held.notice = ("complete", value)
+        return job_type.encode_result(value)
 
     async def _invoke(
         self,
@@ -158,6 +166,7 @@ class Attempts:
         if held.timed_out:
             limit = delivery.message.timeout or job_type.timeout or self._default_timeout
             late = TimeoutError(f"the handler ran longer than its {limit.total_seconds():g} s")
+            held.notice = ("error", late)
             return conclude(late, delivery, job_type)
         if held.cancel_requested:
             return Completion(delivery=delivery, cancelled=True, reason="asked to stop")
@@ -261,15 +270,21 @@ def unknown_type(delivery: Delivery) -> Settlement:
 
 
 def problem_of(error: BaseException) -> Problem:
-    """An exception as data: its own words, and where it came from, within bounds."""
-    kind = getattr(error, "kind", None) or type(error).__name__
-    message = getattr(error, "message", None) or str(error) or kind
-    trace = getattr(error, "traceback", None)
-    if not isinstance(trace, str):
-        trace = "".join(traceback.format_exception(error)) if error.__traceback__ else None
+    """An exception as data: its own words, and where it came from, within bounds.
+
+    What a child process raised is told as it was there, also where a signal stands for it here.
+    """
+    for told in (error, error.__cause__):
+        if isinstance(told, HandlerError):
+            return _problem(told.kind, told.message, told.traceback)
+    trace = "".join(traceback.format_exception(error)) if error.__traceback__ else None
+    return _problem(type(error).__name__, str(error), trace)
+
+
+def _problem(kind: str, message: str, trace: str | None) -> Problem:
     return Problem(
-        kind=str(kind),
-        message=str(message)[:_MESSAGE_LIMIT],
+        kind=kind,
+        message=(message or kind)[:_MESSAGE_LIMIT],
         traceback=trace[-_TRACEBACK_LIMIT:] if trace else None,
     )
 

@@ -183,7 +183,9 @@ class Worker:
 
     def _child_pool(self) -> ChildPool:
         if self._children is None:
-            self._children = ChildPool(self.concurrency, app=self._app)
+            self._children = ChildPool(
+                self.concurrency, app=self._app, term_grace=timedelta(seconds=RELEASE_GRACE)
+            )
         return self._children
 
     def _check_isolation(self) -> None:

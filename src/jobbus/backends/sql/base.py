@@ -321,14 +321,15 @@ class SqlQueue(SqlLedger, ABC):
         if thorough:
             workers = await self._run(claims.claiming_workers, write=False)
             dead = [id for id, space, pid, birth in workers if provably_dead(space, pid, birth)]
-        taken = 0
-        if due.leases or dead:
-            taken, back = await self._run(
+        taken, more = 0, due.leases or bool(dead)
+        while more:
+            some, back, more = await self._run(
                 lambda: maintenance.take_back(
                     expired_for=expired_for, dead_workers=dead, scope=self._scope
                 ),
                 atomic=True,
             )
+            taken += some
             ready |= back
         if ready or taken:
             self._announce_ready(ready)

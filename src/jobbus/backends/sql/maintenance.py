@@ -15,6 +15,8 @@ from .program import Call, Program, Scope
 from .settling import crashed
 
 _PAGE = 1000
+_CLAIMS_PAGE = 50
+"""Leases that the statement ``lapsed`` takes up at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +67,10 @@ def expire(scope: Scope) -> Program[int]:
 
 def take_back(
     *, expired_for: timedelta, dead_workers: Sequence[int], scope: Scope
-) -> Program[tuple[int, set[str]]]:
+) -> Program[tuple[int, set[str], bool]]:
     """Take jobs from leases that ran out and from workers known to be dead.
 
-    Returns how many, and the queues that they went back to.
+    Returns how many, the queues that they went back to, and whether there may be more.
     """
     rows = yield Call(
         "lapsed",
@@ -77,7 +79,7 @@ def take_back(
     claims = {claim: frozenset(json.loads(ids)) for claim, ids in rows}
     held = {(job_id, claim) for claim, ids in claims.items() for job_id in ids}
     if not held:
-        return 0, set()
+        return 0, set(), False
     # A worker that is frozen, or cut off, with its job's row locked must not hold up everybody.
     locked = yield from lock_free(job_id for job_id, _ in held)
     missing = sorted({job_id for job_id, _ in held} - locked.keys())
@@ -101,7 +103,8 @@ def take_back(
             reason = "its worker died or stopped renewing the lease"
             changes.append(crashed(job, reason, delay=timedelta(0), proven=False))
     yield from resolve((yield from apply(changes, scope)), scope)
-    return len(changes), {c.job.queue for c in changes if c.to is JobState.QUEUED}
+    queues = {c.job.queue for c in changes if c.to is JobState.QUEUED}
+    return len(changes), queues, len(claims) == _CLAIMS_PAGE and bool(closed)
 
 
 def sweep(scope: Scope) -> Program[None]:
