@@ -66,6 +66,7 @@ class Holdings:
     def __init__(self) -> None:
         self._held: dict[tuple[str, int], Held] = {}
         self._lock = threading.Lock()
+        self._awaited: dict[Held, asyncio.Future[None]] = {}
         self.freed = asyncio.Event()
 
     def __len__(self) -> int:
@@ -78,7 +79,16 @@ class Holdings:
     def remove(self, held: Held) -> None:
         with self._lock:
             self._held.pop((held.delivery.job_id, held.delivery.attempt), None)
+        awaited = self._awaited.pop(held, None)
+        if awaited is not None and not awaited.done():
+            awaited.set_result(None)
         self.freed.set()
+
+    async def removal(self, held: Held) -> None:
+        """Until the delivery has been settled, and is held no longer. For one waiter."""
+        if (held.delivery.job_id, held.delivery.attempt) in self._held:
+            self._awaited[held] = asyncio.get_running_loop().create_future()
+            await self._awaited[held]
 
     def snapshot(self) -> list[Held]:
         """Everything, safe to take on any thread."""

@@ -76,11 +76,12 @@ class Worker:
         app: str | None = None,
     ) -> None:
         self.bus = bus
-        self.concurrency = concurrency or bus.settings.max_concurrent_jobs
+        settings = bus.settings
+        self.concurrency = settings.max_concurrent_jobs if concurrency is None else concurrency
         if self.concurrency < 1:
             raise ConfigurationError("a worker needs at least one slot: concurrency >= 1")
-        self.lease = lease or bus.settings.lease
-        self.drain_timeout = drain_timeout or bus.settings.drain_timeout
+        self.lease = settings.lease if lease is None else lease
+        self.drain_timeout = settings.drain_timeout if drain_timeout is None else drain_timeout
         self.queues = queue_weights(queues) if queues else default_queues(bus)
         self.phase = Phase.STOPPED
         self.observers: list[Callable[[AttemptReport], None]] = []
@@ -262,6 +263,9 @@ class Worker:
                 self._observe(held, "lost", time.monotonic() - held.started_at, None)
             else:
                 self._settle(held, settlement, time.monotonic() - held.started_at)
+            if suspects and held.delivery.crashes:
+                # The next suspect may kill this process, and this one must not be blamed for it.
+                await self._holdings.removal(held)
             if self._backlog and self._pace.prefetch() > self.concurrency:
                 continue
             await asyncio.sleep(0)  # so that short jobs do not keep everything else waiting

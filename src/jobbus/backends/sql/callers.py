@@ -16,6 +16,7 @@ from typing import Any, TypeVar, cast
 from jobbus.connections import is_async, is_psycopg, is_psycopg_async, is_sqlalchemy, is_sqlite
 from jobbus.errors import BackendError, ConfigurationError, JobbusError
 
+from .document import batch_document
 from .program import Call, Program, Rows, Statement, drive, drive_async
 from .sqlite_engine import run_statement, to_milliseconds, translate
 from .statements import to_pyformat
@@ -96,35 +97,6 @@ def render(statement: Statement, sql: CallerSql) -> tuple[str, dict[str, Any]]:
         **_plain(statement.parameters),
         "batch": batch_document(statement.batch),
     }
-
-
-def batch_document(batch: Any) -> str:
-    """Rows as one JSON document; bytes as text where they are, else as base64."""
-    return json.dumps([_json_row(row) for row in batch], ensure_ascii=False, default=_json_value)
-
-
-def _json_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    made = dict(row)
-    for name in ("payload", "result"):
-        value = made.get(name)
-        if isinstance(value, bytes):
-            try:
-                text = value.decode("utf-8")
-                if "\0" in text:
-                    raise ValueError("Postgres text holds no NUL")
-                made[name] = text
-            except ValueError:
-                import base64
-
-                made[name] = None
-                made[f"{name}_base64"] = base64.b64encode(value).decode("ascii")
-    return made
-
-
-def _json_value(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return value.isoformat()
-    raise TypeError(f"{type(value).__name__} cannot travel in a batch")
 
 
 def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
