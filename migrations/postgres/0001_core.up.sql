@@ -165,31 +165,34 @@ BEGIN
             FOR UPDATE SKIP LOCKED)
         RETURNING c.id, c.job_ids
     ), held AS (
-        SELECT lapsed.id AS claim, unnest(lapsed.job_ids) AS id FROM lapsed
+        SELECT j.id, n.crashes,
+               CASE WHEN j.cancel_requested THEN 'cancelled'
+                    WHEN n.crashes >= j.max_crashes THEN 'failed'
+                    ELSE 'queued' END AS state
+        FROM lapsed
+        CROSS JOIN LATERAL unnest(lapsed.job_ids) AS u(id)
+        JOIN background_jobs j ON j.id = u.id AND j.claim = lapsed.id AND j.state = 'running'
+        CROSS JOIN LATERAL (
+            SELECT j.crashes + (NOT j.cancel_requested AND (j.suspect OR j.crashes = 0))::integer
+                   AS crashes) AS n
+        FOR UPDATE OF j
     ), back AS (
         UPDATE background_jobs j
-        SET crashes = j.crashes + (j.suspect OR j.crashes = 0)::integer,
-            state = CASE WHEN j.cancel_requested THEN 'cancelled'
-                         WHEN j.crashes + (j.suspect OR j.crashes = 0)::integer >= j.max_crashes THEN 'failed'
-                         ELSE 'queued' END,
-            ready = NOT j.cancel_requested
-                    AND j.crashes + (j.suspect OR j.crashes = 0)::integer < j.max_crashes,
-            dead = NOT j.cancel_requested
-                   AND j.crashes + (j.suspect OR j.crashes = 0)::integer >= j.max_crashes,
+        SET crashes = held.crashes,
+            state = held.state,
+            ready = held.state = 'queued',
+            dead = held.state = 'failed',
             suspect = false,
-            run_at = clock_timestamp(),
-            finished_at = CASE WHEN j.cancel_requested
-                OR j.crashes + (j.suspect OR j.crashes = 0)::integer >= j.max_crashes
-                THEN clock_timestamp() END,
-            unique_lock = CASE WHEN j.cancel_requested
-                OR j.crashes + (j.suspect OR j.crashes = 0)::integer >= j.max_crashes
-                THEN NULL ELSE j.unique_lock END,
-            problem = CASE WHEN NOT j.cancel_requested
-                AND j.crashes + (j.suspect OR j.crashes = 0)::integer >= j.max_crashes
+            claim = NULL,
+            run_at = CASE WHEN held.state = 'queued' THEN clock_timestamp() ELSE j.run_at END,
+            finished_at = CASE WHEN held.state <> 'queued' THEN clock_timestamp() END,
+            deadline = CASE WHEN held.state = 'queued' THEN j.expires_at END,
+            unique_lock = CASE WHEN held.state = 'queued' THEN j.unique_lock END,
+            problem = CASE WHEN held.state = 'failed'
                 THEN '{"kind":"poison_crash","message":"its worker died under it too often"}'
                 ELSE j.problem END
         FROM held
-        WHERE j.id = held.id AND j.claim = held.claim AND j.state = 'running'
+        WHERE j.id = held.id
         RETURNING j.id, j.state, j.attempt, j.worker, j.started_at
     ), told AS (
         INSERT INTO background_job_history

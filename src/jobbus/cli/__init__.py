@@ -10,6 +10,10 @@ from __future__ import annotations
 
 def main() -> None:
     """The console script. Ends the process with one of the exit codes above."""
-    from jobbus.cli.root import app
+    import sys
 
+    try:
+        from jobbus.cli.root import app
+    except KeyboardInterrupt:
+        sys.exit(130)
     app()

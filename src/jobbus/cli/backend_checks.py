@@ -128,7 +128,7 @@ def _server_findings(server: Server) -> Iterator[Finding]:
         yield fine("clock", f"the server's clock agrees within {away}")
     if not server.autovacuum or server.tables_without_vacuum:
         where = ", ".join(server.tables_without_vacuum) or "the whole server"
-        yield failed("autovacuum", f"off for {where}: claims will slow down", "switch it on")
+        yield doubtful("autovacuum", f"off for {where}: claims will slow down", "switch it on")
     else:
         yield fine("autovacuum", "on")
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from jobbus.cli.failures import NotConfirmed
 from jobbus.cli.options import Cli
@@ -40,4 +43,15 @@ def confirm(cli: Cli, what: str, *, yes: bool, dry_run: bool, word: str | None =
 def _ask(question: str) -> str:
     sys.stderr.write(question)
     sys.stderr.flush()
-    return sys.stdin.readline().strip()
+    with _interruptible():
+        return sys.stdin.readline().strip()
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C end the question; an event loop would wait for the answer first."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -46,6 +47,9 @@ def run_demo(
     """
     from jobbus.cli.demo import demo
 
+    if not cli.shared.debug:
+        # Its files fail on purpose, and what fails is in the view; the log would run through it.
+        logging.getLogger("jobbus").addHandler(logging.NullHandler())
     return demo(
         paths or [],
         backend=cli.shared.backend,

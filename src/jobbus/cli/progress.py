@@ -62,7 +62,8 @@ def counting(console: Console, title: str, total: int | None) -> Iterator[Bar]:
         TaskProgressColumn(show_speed=True),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console.rich(sys.stderr), transient=True) as progress:
+    screen = console.rich(sys.stderr)
+    with Progress(*columns, console=screen, transient=True, redirect_stdout=False) as progress:
         yield _RichBar(progress, progress.add_task(plain(title), total=total))
 
 
@@ -81,7 +82,8 @@ def percentage(console: Console, title: str) -> Iterator[Bar]:
         TimeElapsedColumn(),
         TextColumn("{task.fields[text]}"),
     )
-    with Progress(*columns, console=console.rich(sys.stderr), transient=True) as progress:
+    screen = console.rich(sys.stderr)
+    with Progress(*columns, console=screen, transient=True, redirect_stdout=False) as progress:
         yield _RichBar(progress, progress.add_task(plain(title), total=100, text=""))
 
 

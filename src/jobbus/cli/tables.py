@@ -63,7 +63,7 @@ JOB_COLUMNS: Final[Sequence[Column]] = (
     Column("TYPE", lambda job: job["type"]),
     Column("QUEUE", lambda job: job["queue"]),
     Column("STATE", lambda job: job["state"], style=state_style, whole=True),
-    Column("TRY", lambda job: f"{job['attempt']}/{job['max_attempts']}", right=True),
+    Column("FAILS", lambda job: f"{job['failures']}/{job['max_attempts']}", right=True),
     Column("CREATED", lambda job: ago(read_moment(job["created_at"]))),
     Column("NOTE", lambda job: shortened(job_note(job), _NOTE_WIDTH)),
 )

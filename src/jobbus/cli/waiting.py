@@ -77,13 +77,16 @@ async def _many(cli: Cli, bus: JobBus, ids: Sequence[str]) -> list[Job]:
     ended: list[Job] = []
     with counting(cli.console, "waiting", len(ids)) as bar:
         for start in range(0, len(ids), _AT_ONCE):
-            async with asyncio.TaskGroup() as tasks:
-                waits = [
-                    tasks.create_task(bus.wait(job_id)) for job_id in ids[start : start + _AT_ONCE]
-                ]
+            some = ids[start : start + _AT_ONCE]
+            waits = [asyncio.ensure_future(bus.wait(job_id)) for job_id in some]
+            try:
                 for finished in asyncio.as_completed(waits):
                     ended.append(await finished)
                     bar.update(len(ended))
+            finally:
+                for wait in waits:
+                    wait.cancel()
+                await asyncio.gather(*waits, return_exceptions=True)
     return ended
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from jobbus.job import Problem
@@ -23,6 +24,15 @@ class AttemptReport:
     duration: float
     """Seconds in the handler."""
     problem: Problem | None = None
+
+
+def tell(observers: Iterable[Callable[[AttemptReport], None]], report: AttemptReport) -> None:
+    """Pass the report on. An observer has no say: its error is logged."""
+    for observer in observers:
+        try:
+            observer(report)
+        except Exception:
+            log.exception("an observer of this worker failed; the work goes on")
 
 
 def outcome_of(settlement: Settlement) -> tuple[str, Problem | None]:

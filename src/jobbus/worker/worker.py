@@ -29,7 +29,7 @@ from .heartbeat import Heartbeat
 from .held import Held, Holdings
 from .host import WorkerHost
 from .isolation import ChildPool
-from .reports import AttemptReport, log_problem, outcome_of
+from .reports import AttemptReport, log_problem, outcome_of, tell
 from .settle import Settlement, Settler
 
 if TYPE_CHECKING:
@@ -309,8 +309,7 @@ class Worker:
             report = AttemptReport(
                 delivery=held.delivery, outcome=outcome, duration=duration, problem=problem
             )
-            for observer in self.observers:
-                observer(report)
+            tell(self.observers, report)
 
     def _tell_observers(self, held: Held) -> None:
         if held.notice is not None:

@@ -30,7 +30,7 @@ from .identity import ProcessIdentity, provably_dead
 from .ledger import SqlLedger
 from .news import News
 from .program import Call, Program
-from .rows import delivery_from, mended
+from .rows import deliveries_from, mended
 
 T = TypeVar("T")
 LOOK_INTERVAL: Final = 1.0
@@ -235,8 +235,11 @@ class SqlQueue(SqlLedger, ABC):
 
         asked = time.monotonic()
         rows = await self._run(make, atomic=False, role="claim")
-        deliveries = [delivery_from(row, queue, asked, self.dialect) for row in rows]
-        self._claims.opened(deliveries)
+        deliveries, unreadable = deliveries_from(rows, queue, asked, self.dialect)
+        self._claims.opened([*deliveries, *(dead.delivery for dead in unreadable)])
+        if unreadable:
+            with contextlib.suppress(BackendUnavailable):  # then they come again
+                await self.dead_letter(unreadable)
         return deliveries
 
     async def _registered(self) -> int:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final, TypeVar
 
 from jobbus.job import Job, JobState, Problem, Progress
-from jobbus.message import Delivery, Message
+from jobbus.message import DeadLetter, Delivery, Message
 
-from .program import Dialect, Row
+from .program import Dialect, Row, Rows
+
+T = TypeVar("T")
+_HEADERS: Final = 8
+_TAGS: Final = 19
+"""Columns of the ``claim`` statement that hold JSON; metadata comes after the tags."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,22 @@ def unique_lock(message: Message) -> str | None:
     return None if message.unique_key is None else f"{message.job_type}/{message.unique_key}"
 
 
+def deliveries_from(
+    rows: Rows, queue: str, received_at: float, dialect: Dialect
+) -> tuple[list[Delivery], list[DeadLetter]]:
+    """Rows of the ``claim`` statement; what cannot be read is to be set aside as it is."""
+    deliveries, unreadable = [], []
+    for row in rows:
+        try:
+            deliveries.append(delivery_from(row, queue, received_at, dialect))
+        except (ValueError, RecursionError) as error:
+            readable = (*row[:_HEADERS], None, *row[_HEADERS + 1 : _TAGS], None, None, row[-1])
+            problem = Problem(kind="unreadable", message=f"its row cannot be read: {error}")
+            delivery = delivery_from(readable, queue, received_at, dialect)
+            unreadable.append(DeadLetter(delivery=delivery, problem=problem))
+    return deliveries, unreadable
+
+
 def delivery_from(row: Row, queue: str, received_at: float, dialect: Dialect) -> Delivery:
     """A row of the ``claim`` statement."""
     (
@@ -65,9 +86,9 @@ def delivery_from(row: Row, queue: str, received_at: float, dialect: Dialect) ->
     message = Message(
         job_id=job_id,
         job_type=job_type,
-        payload=payload,
+        payload=payload if isinstance(payload, bytes) else _bytes(payload),
         queue=queue,
-        headers=json.loads(headers) if headers else {},
+        headers=_mapping(headers, str) if headers else {},
         priority=priority,
         group=group,
         expires_at=dialect.read_moment(expires_at),
@@ -76,8 +97,8 @@ def delivery_from(row: Row, queue: str, received_at: float, dialect: Dialect) ->
         timeout=_duration(timeout_ms),
         unique_key=unique_key,
         parent_id=parent_id,
-        tags=tuple(json.loads(tags)) if tags else (),
-        metadata=json.loads(metadata) if metadata else {},
+        tags=_texts(tags) if tags else (),
+        metadata=_mapping(metadata) if metadata else {},
         prior_attempts=attempt - 1,
     )
     return Delivery(
@@ -110,7 +131,7 @@ def job_from(row: Row, dialect: Dialect) -> Job:
         queue=queue,
         state=JobState(state),
         priority=priority,
-        payload=bytes(payload),
+        payload=_bytes(payload),
         attempt=attempt,
         failures=failures,
         crashes=crashes,
@@ -125,15 +146,15 @@ def job_from(row: Row, dialect: Dialect) -> Job:
         timeout=_duration(timeout_ms),
         worker=worker,
         progress=progress_from(progress),
-        result=None if result is None else bytes(result),
+        result=None if result is None else _bytes(result),
         problem=problem_from(problem),
         cancel_requested=bool(cancel_requested),
         parent_id=parent_id,
         unique_key=unique_key,
         group=group,
-        tags=tuple(json.loads(tags)) if tags else (),
-        headers=json.loads(headers) if headers else {},
-        metadata=json.loads(metadata) if metadata else {},
+        tags=_or_empty(_texts, tags, ()),
+        headers=_or_empty(_mapping, headers, {}),
+        metadata=_or_empty(_mapping, metadata, {}),
     )
 
 
@@ -179,6 +200,35 @@ def mended(text: str) -> str:
     if text.isascii() and "\0" not in text:
         return text
     return text.replace("\0", "\N{SYMBOL FOR NULL}").encode("utf-8", "replace").decode()
+
+
+def _bytes(value: Any) -> bytes:
+    """A column of bytes, in which people may have written text."""
+    return value.encode() if isinstance(value, str) else bytes(value)
+
+
+def _mapping(text: str, kind: type = object) -> dict[str, Any]:
+    """A JSON object with values of this kind; ValueError where it is none."""
+    found = json.loads(text)
+    if not isinstance(found, dict) or not all(isinstance(v, kind) for v in found.values()):
+        raise ValueError(f"{text[:60]!r} is not the JSON object that should be there")
+    return found
+
+
+def _texts(text: str) -> tuple[str, ...]:
+    """A JSON array of texts; ValueError where it is none."""
+    found = json.loads(text)
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        raise ValueError(f"{text[:60]!r} is not the JSON array that should be there")
+    return tuple(found)
+
+
+def _or_empty(read: Callable[[str], T], text: str | None, empty: T) -> T:
+    """For people to look at: a row that somebody spoiled is still one that they want to see."""
+    try:
+        return read(text) if text else empty
+    except (ValueError, RecursionError):
+        return empty
 
 
 def _milliseconds(duration: timedelta | None) -> int | None:

@@ -1,0 +1,70 @@
+"""A place to crash in, on each database that is worth it."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.crash.agent import watched_queue
+from tests.crash.place import EFFECTS, Place
+
+
+def opened(address: str, folder: Path) -> Place:
+    """A place with its tables."""
+    place = Place(address, folder)
+    asyncio.run(_migrate(place))
+    if place.on_sqlite:
+        with closing(sqlite3.connect(address)) as connection, connection:
+            connection.execute(EFFECTS)
+    else:
+        with psycopg.connect(address) as connection:
+            connection.execute(EFFECTS)
+    return place
+
+
+async def _migrate(place: Place) -> None:
+    queue = watched_queue(place.address, place.agent)
+    if place.on_sqlite:
+        await queue.open()
+        await queue.close()
+    else:
+        await queue.migrate()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.services)])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    """On SQLite, and on Postgres."""
+    address = str(tmp_path / "jobs.db")
+    if request.param == "postgres":
+        address = request.getfixturevalue("postgres_url")
+    yield from _kept(address, tmp_path)
+
+
+@pytest.fixture
+def sqlite_place(tmp_path: Path) -> Iterator[Place]:
+    yield from _kept(str(tmp_path / "jobs.db"), tmp_path)
+
+
+@pytest.fixture
+def postgres_place(postgres_url: str, tmp_path: Path) -> Iterator[Place]:
+    yield from _kept(postgres_url, tmp_path)
+
+
+@pytest.fixture
+def crashing_place(owned_postgres_url: str, tmp_path: Path) -> Iterator[Place]:
+    """On a Postgres that the test may crash."""
+    yield from _kept(owned_postgres_url, tmp_path)
+
+
+def _kept(address: str, folder: Path) -> Iterator[Place]:
+    place = opened(address, folder)
+    try:
+        yield place
+    finally:
+        place.close()

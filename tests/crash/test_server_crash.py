@@ -1,0 +1,90 @@
+"""The database goes down under its workers. They outlive it, and so does every job."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+import pytest
+
+from jobbus.bus import JobBus
+from jobbus.errors import BackendError
+from jobbus.job import JobState
+from tests.crash.checker import EVERYBODY
+from tests.crash.place import Place, Process
+from tests.services import PostgresServer
+
+pytestmark = [pytest.mark.crash, pytest.mark.timeout(120)]
+
+JOBS: Final = 200
+SLOTS: Final = 4
+"""Of each worker."""
+LEASE: Final = 5.0
+"""Seconds; what was handed out as the server died comes back when it is over."""
+
+
+@pytest.mark.parametrize("how", ["crash", "stop"])
+async def test_jobs_and_workers_survive_the_death_of_the_database(
+    crashing_place: Place, owned_postgres: PostgresServer, how: str
+) -> None:
+    place = crashing_place
+    async with place.bus() as bus:
+        await place.enqueue(bus, JOBS, seconds=0.02)
+        workers = _start(place)
+        for part in (JOBS // 4, JOBS // 2):
+            await place.seen("effect", number=part)
+            place.note("cut", process=EVERYBODY)
+            await asyncio.to_thread(getattr(owned_postgres, how))
+            with pytest.raises(BackendError):
+                await bus.counts()
+            await asyncio.to_thread(owned_postgres.start)
+        await place.until_done(bus)
+        await _all_serve_as_before(place, bus, workers)
+        jobs = await place.prove(bus)
+    assert {job.state for job in jobs.values()} == {JobState.COMPLETED}
+    assert len(jobs) == JOBS + len(workers) * SLOTS
+
+
+async def test_jobs_outlive_a_database_that_is_away_for_longer_than_their_leases(
+    crashing_place: Place, owned_postgres: PostgresServer
+) -> None:
+    """Their workers trust those leases no more, and stop; afterwards the jobs run again."""
+    place = crashing_place
+    async with place.bus() as bus:
+        ids = await place.enqueue(bus, 2 * SLOTS, gate="open")
+        workers = _start(place, lease=1.5)
+        await place.seen("started", number=len(ids))
+        place.note("cut", process=EVERYBODY)
+        await asyncio.to_thread(owned_postgres.crash)
+
+        async def all_stopped() -> bool:
+            return sum(worker.log.count("could not be renewed in time") for worker in workers) == 8
+
+        await place.until("the workers to let go of their jobs", all_stopped)
+        await asyncio.to_thread(owned_postgres.start)
+        await place.seen("started", number=2 * len(ids))
+        place.open_gate("open")
+        await place.until_done(bus)
+        await _all_serve_as_before(place, bus, workers)
+        jobs = await place.prove(bus)
+    assert {(jobs[id].state, jobs[id].attempt, jobs[id].crashes) for id in ids} == {
+        (JobState.COMPLETED, 2, 1)
+    }
+
+
+def _start(place: Place, lease: float = LEASE) -> list[Process]:
+    return [place.start(f"worker-{n}", concurrency=SLOTS, lease=lease) for n in range(2)]
+
+
+async def _all_serve_as_before(place: Place, bus: JobBus, workers: Sequence[Process]) -> None:
+    """No worker has become one that is there and takes nothing; and all of them can leave."""
+    assert all(worker.alive for worker in workers)
+    ids = await place.enqueue(bus, len(workers) * SLOTS, gate="all at work")
+    at_work = await place.seen("started", number=len(ids), where=lambda r: r.job in ids)
+    assert {record.process for record in at_work} == {worker.name for worker in workers}
+    place.open_gate("all at work")
+    await place.until_done(bus)
+    for worker in workers:
+        worker.terminate()
+        assert await worker.ended() == 0, worker.log

@@ -1,0 +1,1 @@
+"""Holds the documentation to the code: tables, snippets, commands and links."""

@@ -1,0 +1,178 @@
+"""Writes those parts of the documentation that the code knows best.
+
+A part stands between ``<!-- generated: NAME -->`` and ``<!-- end -->``. A test compares; to write
+them anew::
+
+    python -m tests.docs.generated
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from jobbus import errors
+from jobbus.job import ALIASES, TERMINAL, TRANSITIONS, EventType, JobState
+from jobbus.message import Capabilities
+from jobbus.settings import create_queue, installed_backends, load_settings
+from jobbus.settings import names as setting_names
+from tests.docs.pages import ROOT, as_table, pages
+
+_PART: Final = re.compile(r"(<!-- generated: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+_ORDER: Final = ("memory", "sqlite", "postgres")
+_MEANINGS: Final[Mapping[str, str]] = {
+    "durable": "accepted jobs survive the death of every process",
+    "ledger": "remembers state, progress, results, history",
+    "deduplicates": "enqueueing a known job id again changes nothing",
+    "ordered_groups": "jobs of one group run in order, one at a time",
+    "priorities": "1 to 10, higher runs sooner",
+    "dependencies": "`depends_on`, with a policy for each edge",
+    "unique_keys": "at most one unfinished job holds a key",
+    "expiry": "jobs that have not started in time never do",
+    "transactional": "enqueues and completes in a transaction of yours",
+    "extends_leases": "a job may run for longer than its lease",
+    "exact_counts": "the depth of a queue is no estimate",
+    "max_delay": "longest delay",
+    "max_lease": "longest lease",
+    "max_batch": "most messages in one call",
+    "max_payload": "largest payload",
+}
+
+
+def declared() -> dict[str, Capabilities]:
+    """What each installed backend says of itself, without connecting to anything."""
+    found = {}
+    for name in installed_backends():
+        address = {"postgres.url": "postgresql:///"} if name == "postgres" else {}
+        settings = load_settings({"provider": name, **address}, environ={}, directory=Path("/"))
+        found[name] = create_queue(settings).capabilities
+    return {name: found[name] for name in sorted(found, key=_ORDER.index)}
+
+
+def capabilities() -> str:
+    """The table of what the backends of this version can do."""
+    by_name = declared()
+    rows = [
+        [f"`{each.name}`", _MEANINGS[each.name]]
+        + [_said(getattr(one, each.name)) for one in by_name.values()]
+        for each in fields(Capabilities)
+    ]
+    return as_table(["", "", *by_name], rows)
+
+
+def _said(value: Any) -> str:
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case None:
+            return "unlimited"
+        case timedelta():
+            return f"{value.total_seconds():g} s"
+    return f"{value // 1024:,} KiB"
+
+
+def state_machine() -> str:
+    """The transition table as a diagram; events that several edges share are joined."""
+    edges: dict[tuple[JobState, JobState], list[EventType]] = {}
+    for event, targets in TRANSITIONS.items():
+        for to, sources in targets.items():
+            for origin in sources:
+                edges.setdefault((origin, to), []).append(event)
+    lines = ["```mermaid", "stateDiagram-v2"]
+    places = list(JobState)
+    for origin, to in sorted(edges, key=lambda edge: tuple(map(places.index, edge))):
+        lines.append(f"    {origin} --> {to}: {', '.join(edges[origin, to])}")
+    lines += [f"    {state} --> [*]" for state in places if state in TERMINAL]
+    return "\n".join([*lines, "```"])
+
+
+def transitions() -> str:
+    """The transition table as one."""
+    rows = []
+    for event, targets in TRANSITIONS.items():
+        for to, sources in targets.items():
+            origins = ", ".join(f"`{state}`" for state in JobState if state in sources)
+            rows.append([f"`{event}`", origins, f"`{to}`"])
+    return as_table(["event", "from", "to"], rows)
+
+
+def state_aliases() -> str:
+    """The other words for states."""
+    rows = [
+        [f"`{word}`", ", ".join(f"`{state}`" for state in states)]
+        for word, states in ALIASES.items()
+    ]
+    return as_table(["word", "means"], rows)
+
+
+def error_tree() -> str:
+    """The tree of errors, as their module draws it."""
+    text = (errors.__doc__ or "").split("::\n", 1)[1]
+    drawn = [line[4:] for line in text.splitlines() if line.startswith("    ")]
+    return "\n".join(["```text", *drawn, "```"])
+
+
+def setting_aliases() -> str:
+    """Names of settings that differ in more than spelling."""
+    rows = []
+    for spelling, alias in setting_names.ALIASES.items():
+        value = "the same"
+        if alias.divisor == 60:
+            value = "seconds, given as minutes there"
+        elif alias.divisor == 1000:
+            value = "milliseconds, given as seconds there"
+        elif alias.divisor == 60_000:
+            value = "milliseconds, given as minutes there"
+        elif alias.offset:
+            value = f"{-alias.offset} more than there"
+        rows.append([f"`{spelling}`", f"`{alias.key}`", value])
+    return as_table(["spelling, without marks and case", "stands for", "its value"], rows)
+
+
+def setting_spellings() -> str:
+    """Every setting as it is written in each place."""
+    settings = load_settings({}, environ={}, directory=Path("/"))
+    rows = []
+    for key, _, _ in settings.table():
+        document = ": { ".join(f'"{part}"' for part in setting_names.pascal(key).split("."))
+        rows.append([f"`{key}`", f"`{setting_names.environment_name(key)}`", f"`{document}`"])
+    return as_table(["`jobbus.toml`", "environment", "`appsettings.json`"], rows)
+
+
+PARTS: Final[Mapping[str, Callable[[], str]]] = {
+    "capabilities": capabilities,
+    "state-machine": state_machine,
+    "transitions": transitions,
+    "state-aliases": state_aliases,
+    "error-tree": error_tree,
+    "setting-aliases": setting_aliases,
+    "setting-spellings": setting_spellings,
+}
+
+
+def parts_of(text: str) -> list[tuple[str, str]]:
+    """The generated parts in a page, by name, as they stand there."""
+    return [(name, part.strip()) for _, name, part, _ in _PART.findall(text)]
+
+
+def rewritten(text: str) -> str:
+    """The page with its generated parts as the code would have them."""
+    return _PART.sub(lambda found: f"{found[1]}{PARTS[found[2]]()}\n{found[4]}", text)
+
+
+def main() -> None:
+    """Write all generated parts anew, and say which pages changed."""
+    for page in pages():
+        before = page.read_text(encoding="utf-8")
+        after = rewritten(before)
+        if after != before:
+            page.write_text(after, encoding="utf-8")
+            print("wrote", page.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Programs that flow tests run beside themselves, as processes of their own."""
