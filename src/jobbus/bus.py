@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from jobbus import codec
-from jobbus.errors import InvalidJob, UnknownJobType, Unsupported
+from jobbus.errors import ConfigurationError, InvalidJob, UnknownJobType, Unsupported
 from jobbus.handlers import EnqueueOptions, Handlers, JobDecorator, JobType, JobTypeOptions
 from jobbus.ids import new_id
 from jobbus.ledger import Ledger
@@ -62,6 +62,16 @@ class JobBus(Ledger):
             else:
                 self._settings = load_settings({"backend": self._given} if self._given else None)
         return self._settings
+
+    def use(self, settings: Settings) -> None:
+        """Work with other settings than those given; only before anything was opened.
+
+        Job types that are already declared keep the retry policy that they were declared with.
+        """
+        if self._opened_in is not None:
+            raise ConfigurationError("this bus is open: choose its settings before it is used")
+        self._settings = settings
+        self._queue = None
 
     @property
     def queue(self) -> BackgroundJobQueue:

@@ -6,8 +6,9 @@ import asyncio
 import os
 import threading
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, Future
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from jobbus.errors import ConfigurationError, Unsupported
 from jobbus.job import Job, JobEvent
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from jobbus.handlers import EnqueueOptions
 
 T = TypeVar("T")
+_CLOSED: Final = "the synchronous bus was closed by another thread meanwhile"
 
 
 class SyncJobBus:
@@ -26,7 +28,8 @@ class SyncJobBus:
 
     The thread and the connections are made at the first call, and again in a child process after a
     fork: nothing is shared across one. With ``connection=`` the statements run in the calling
-    thread, on that connection.
+    thread, on that connection. Where an event loop runs, which a call would block, calls raise
+    ConfigurationError: there the bus itself is to be awaited.
     """
 
     def __init__(self, bus: JobBus) -> None:
@@ -34,6 +37,8 @@ class SyncJobBus:
         self._own: JobBus | None = None
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._thread: threading.Thread | None = None
         self._pid = 0
 
     def enqueue(
@@ -144,16 +149,22 @@ class SyncJobBus:
     def close(self) -> None:
         """Close the connections and end the thread. A later call starts anew."""
         with self._lock:
-            loop, own = self._loop, self._own
-            self._loop = self._own = None
-        if loop is not None and own is not None and self._pid == os.getpid():
-            asyncio.run_coroutine_threadsafe(own.close(), loop).result()
-            loop.call_soon_threadsafe(loop.stop)
+            loop, stop, thread = self._loop, self._stop, self._thread
+            self._own = self._loop = self._stop = self._thread = None
+        if loop is None or stop is None or thread is None or self._pid != os.getpid():
+            return
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
 
     def _target(self) -> JobBus:
         """The bus on this process's own loop, with connections of its own."""
+        if _loop_runs_here():
+            raise ConfigurationError(
+                "an event loop runs here, which a synchronous call would block: await the bus "
+                "itself (await bus.enqueue(...)), or call this in a thread (asyncio.to_thread)"
+            )
         with self._lock:
-            if self._own is None or self._loop is None or self._pid != os.getpid():
+            if self._own is None or self._pid != os.getpid():
                 self._start()
             if self._own is None:
                 raise AssertionError("a started loop has its bus")
@@ -162,29 +173,43 @@ class SyncJobBus:
     def _start(self) -> None:
         from jobbus.bus import JobBus
 
-        self._pid = os.getpid()
         own = JobBus(self._bus.settings, queue=self._bus.queue.separate())
         own.share_handlers(self._bus)
-        loop = asyncio.new_event_loop()
-        threading.Thread(target=loop.run_forever, name="jobbus-sync", daemon=True).start()
-        self._own, self._loop = own, loop
+        started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(_serve(own, started)), name="jobbus-sync", daemon=True
+        )
+        self._thread.start()
+        self._loop, self._stop = started.result()
+        self._own, self._pid = own, os.getpid()
 
     def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         loop = self._loop
-        if loop is None:
+        if loop is None or loop.is_closed():
             coroutine.close()
-            raise ConfigurationError("the synchronous bus was closed by another thread meanwhile")
-        if _runs_here(loop):
-            coroutine.close()
-            raise ConfigurationError("await the bus here: this code runs on its event loop")
-        return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
+            raise ConfigurationError(_CLOSED)
+        try:
+            return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
+        except CancelledError as error:
+            raise ConfigurationError(_CLOSED) from error
 
 
-def _runs_here(loop: asyncio.AbstractEventLoop) -> bool:
+async def _serve(
+    own: JobBus, started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]]
+) -> None:
+    """Keep a loop running for other threads' calls until told to stop."""
+    stop = asyncio.Event()
+    started.set_result((asyncio.get_running_loop(), stop))
+    await stop.wait()
+    await own.close()
+
+
+def _loop_runs_here() -> bool:
     try:
-        return asyncio.get_running_loop() is loop
+        asyncio.get_running_loop()
     except RuntimeError:
         return False
+    return True
 
 
 async def _next(snapshots: Any) -> Any:

@@ -131,6 +131,7 @@ class JobMachine(MachineBase):
                 self.queue.receive(queue, limit=limit, wait=NO_DELAY, lease=length)
             )
             assert len(held) <= limit
+            sure = [one for one in sure if not one.late(self.stage.now())]
             if queue in self.model.paused:
                 assert not held, f"{queue} is paused"
             else:

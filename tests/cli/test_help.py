@@ -110,8 +110,9 @@ def test_wrong_arguments_are_usage_errors(words: list[str], run: Run) -> None:
 
 def test_without_a_command_the_help_is_shown(run: Run) -> None:
     done = run()
-    assert done.code == 2
+    assert (done.code, done.err) == (0, "")
     assert "Usage: jobbus" in done.out
+    assert "Usage: jobbus queues" in run("queues").out
 
 
 def test_the_version_is_an_option_and_a_command(run: Run) -> None:

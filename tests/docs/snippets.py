@@ -1,4 +1,4 @@
-"""Runs what the documentation prints: programs, tests, and sessions at a shell.
+"""Runs what the documentation prints: programs, tests, and what is typed at a shell.
 
 Marks behind the language of a fenced block say what it is:
 
@@ -7,7 +7,7 @@ Marks behind the language of a fenced block say what it is:
   jobbus's own setting.
 * ``python runnable pytest``: a test file.
 * ``python file=NAME``: written to a file, for the blocks after it on the page.
-* ``console session``: commands behind ``$``, each followed by what it prints; ``...`` is anything.
+* ``console steps``: commands behind ``$``, each followed by what it prints; ``...`` is anything.
 """
 
 from __future__ import annotations
@@ -99,14 +99,14 @@ def run_program(program: Program, folder: Path, env: Mapping[str, str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command of a session, and what is printed below it."""
+    """One command, and what is printed below it."""
 
     line: str
     output: str
 
 
 def commands(block: Block) -> Iterator[Command]:
-    """The commands of a session; a backslash at the end of a line joins the next one."""
+    """The commands of a block; a backslash at the end of a line joins the next one."""
     line = ""
     output: list[str] = []
     for each in block.text.splitlines():
@@ -124,7 +124,7 @@ def commands(block: Block) -> Iterator[Command]:
 
 def has_walk(page: Path) -> bool:
     """Whether there is something on the page to be done step by step."""
-    return any(block.language == "console" and "session" in block.marks for block in blocks(page))
+    return any(block.language == "console" and "steps" in block.marks for block in blocks(page))
 
 
 def walk(page: Path, folder: Path, env: Mapping[str, str]) -> None:
@@ -135,7 +135,7 @@ def walk(page: Path, folder: Path, env: Mapping[str, str]) -> None:
         if name is not None:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(block.text, encoding="utf-8")
-        elif block.language == "console" and "session" in block.marks:
+        elif block.language == "console" and "steps" in block.marks:
             for command in commands(block):
                 said = _EXPORT.fullmatch(command.line)
                 if said is not None:

@@ -44,6 +44,7 @@ def test_a_program_on_postgres_does_what_is_printed_behind_it(
     run_program(program, folder, environment(folder, **addresses))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "page", [page for page in pages() if has_walk(page)], ids=lambda page: page.stem
 )

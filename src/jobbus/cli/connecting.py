@@ -107,7 +107,7 @@ def load_application(shared: Shared, given: str | None = None) -> Application:
     bus = _load(name)
     module, _, attribute = name.partition(":")
     if shared.backend is not None:
-        bus = _moved(bus, settings)
+        bus.use(settings)
     return Application(f"{module}:{attribute or _USUAL_NAME}", bus)
 
 
@@ -179,13 +179,3 @@ def _broken(name: str, error: BaseException) -> ConfigurationError:
         f"the application {plain(name)} cannot be imported: {type(error).__name__} in {place}: "
         f"{error}"
     )
-
-
-def _moved(bus: JobBus, settings: Settings) -> JobBus:
-    """The job types and the middleware of a bus, on another backend."""
-    from jobbus.bus import JobBus
-
-    other = JobBus(settings, middleware=bus.middleware)
-    other.share_handlers(bus)
-    bus.handlers.bind(other)
-    return other

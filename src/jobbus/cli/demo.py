@@ -63,6 +63,18 @@ class Tally:
         return waits[int(len(waits) * 0.95)] * 1000 if waits else 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What was asked for."""
+
+    roots: list[Path]
+    output: Path
+    limit_bytes: int
+    concurrency: int
+    plain: bool
+    address: str
+
+
 def demo(
     paths: Sequence[Path],
     *,
@@ -78,13 +90,15 @@ def demo(
     """
     output = output.resolve()
     output.mkdir(parents=True, exist_ok=True)
-    # In the environment, so that the example's own bus, and its handlers' processes, find it.
-    os.environ["JOBBUS_BACKEND"] = backend or f"sqlite:///{output / 'jobs.db'}"
     from jobbus.demo.parts import jobs, samples
+    from jobbus.settings import load_settings
 
+    address = backend or f"sqlite:///{output / 'jobs.db'}"
+    jobs.bus.use(load_settings({"backend": address}))
     roots = [path.resolve() for path in paths] or default_roots()
     roots.append(samples.write_samples(output / "samples", limit_bytes=limit_bytes))
-    return asyncio.run(_run(jobs, roots, output, limit_bytes, concurrency, plain))
+    wish = Wish(roots, output, limit_bytes, concurrency, plain, address)
+    return asyncio.run(_run(jobs, wish))
 
 
 def default_roots() -> list[Path]:
@@ -96,22 +110,20 @@ def default_roots() -> list[Path]:
     return [project, stdlib] if (project / "pyproject.toml").is_file() else [stdlib]
 
 
-async def _run(
-    jobs: Any, roots: list[Path], output: Path, limit_bytes: int, concurrency: int, plain: bool
-) -> int:
+async def _run(jobs: Any, wish: Wish) -> int:
     from jobbus.worker import Worker
 
     bus: JobBus = jobs.bus
     await _bring_schema_up(bus)
     async with bus:
-        scan_id = await jobs.start(roots, output, limit_bytes=limit_bytes)
-        worker = Worker(bus, queues=[jobs.QUEUE], concurrency=concurrency)
+        scan_id = await jobs.start(wish.roots, wish.output, limit_bytes=wish.limit_bytes)
+        worker = Worker(bus, queues=[jobs.QUEUE], concurrency=wish.concurrency)
         tally = Tally(at_work=lambda: worker.running)
         worker.observers.append(tally.see)
-        _banner(bus, roots, concurrency)
+        _banner(bus, wish)
         working = asyncio.create_task(worker.run())
         _stop_on_signals(worker)
-        watching = asyncio.create_task(_watch(bus, jobs, scan_id, tally, plain))
+        watching = asyncio.create_task(_watch(bus, jobs, scan_id, tally, wish.plain))
         try:
             await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
             if working.done():
@@ -123,7 +135,7 @@ async def _run(
         finally:
             worker.stop()
             await asyncio.gather(working, return_exceptions=True)
-        return await _summary(bus, jobs, scan_id, last, tally)
+        return await _summary(bus, scan_id, last, tally, wish.address)
 
 
 async def _bring_schema_up(bus: JobBus) -> None:
@@ -141,14 +153,13 @@ def _stop_on_signals(worker: Worker) -> None:
         loop.add_signal_handler(number, worker.stop)
 
 
-def _banner(bus: JobBus, roots: list[Path], concurrency: int) -> None:
+def _banner(bus: JobBus, wish: Wish) -> None:
     from jobbus import __version__
 
     location = getattr(bus.queue, "location", "")
-    print(
-        f"jobbus {__version__}   backend {bus.settings.provider} ({location})   {concurrency} slots"
-    )
-    for root in roots:
+    backend = f"backend {bus.settings.provider} ({location})"
+    print(f"jobbus {__version__}   {backend}   {wish.concurrency} slots")
+    for root in wish.roots:
         print(f"  looking at {root}")
 
 
@@ -232,7 +243,7 @@ def _line(stats: dict[str, int], tally: Tally) -> str:
     )
 
 
-async def _summary(bus: JobBus, jobs: Any, scan_id: str, last: Job | None, tally: Tally) -> int:
+async def _summary(bus: JobBus, scan_id: str, last: Job | None, tally: Tally, address: str) -> int:
     import json
 
     from jobbus.job import DEAD, JobState
@@ -258,7 +269,7 @@ async def _summary(bus: JobBus, jobs: Any, scan_id: str, last: Job | None, tally
             problem = job.problem
             told = f"{problem.kind}: {problem.message}" if problem else job.state.value
             print(f"  {job.id}  {json.loads(job.payload)['path']}\n      {told}")
-        program, option = _program(), _backend_option()
+        program, option = _program(), f" --backend {address}"
         print(f"\n  look at one    {program} jobs show {dead[0].id}{option}")
         print(f"  try it again   {program} dlq redrive {dead[0].id}{option}")
     print(f"\nreport   {result['json']}\n         {result['csv']}")
@@ -271,7 +282,3 @@ def _program() -> str:
         return "jobbus"
     called = Path(sys.argv[0])
     return os.path.relpath(called) if called.name == "jobbus" else "python -m jobbus"
-
-
-def _backend_option() -> str:
-    return f" --backend {os.environ['JOBBUS_BACKEND']}"

@@ -118,13 +118,17 @@ def enqueue(
     }
     options = {name: value for name, value in asked.items() if value not in (None, ())}
     request = Request(job_type=job_type, options=options, unregistered=unregistered)
-    if payload == STANDARD_INPUT:
-        if key is not None:
-            raise BadUsage("--key cannot be given for many jobs", why="one job at a time has it")
-        with read_lines() as lines:
-            cli.run(_enqueue_lines(cli, request, lines, wait=wait))
-    else:
+    _enqueue(cli, request, payload, wait=wait)
+
+
+def _enqueue(cli: Cli, request: Request, payload: str | None, *, wait: bool) -> None:
+    if payload != STANDARD_INPUT:
         cli.run(_enqueue_one(cli, request, read_payload(payload), wait=wait))
+        return
+    if "unique_key" in request.options:
+        raise BadUsage("--key cannot be given for many jobs", why="one job at a time has it")
+    with read_lines() as lines:
+        cli.run(_enqueue_lines(cli, request, lines, wait=wait))
 
 
 def _priority(text: str | None) -> int | str | None:

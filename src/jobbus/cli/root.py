@@ -103,7 +103,7 @@ class Root(Group):
 
     def main(self, args: Sequence[str] | None = None, *_: Any, **extra: Any) -> Any:
         """Run a command line and exit. Errors are told in three lines, whatever raised them."""
-        given = list(sys.argv[1:] if args is None else args)
+        given = list(sys.argv[1:] if args is None else args) or ["--help"]
         extra["standalone_mode"] = False
         extra["prog_name"] = "jobbus"
         sys.exit(self._exit_code(given, extra))

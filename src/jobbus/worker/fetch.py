@@ -87,6 +87,11 @@ class Fetcher:
         self.empty = asyncio.Event()
         """Set while the last look at all queues found nothing."""
 
+    @property
+    def silence(self) -> float:
+        """Seconds since the last delivery."""
+        return time.monotonic() - self._last_delivery
+
     async def run(self) -> None:
         """Fetch until cancelled. What was on its way then goes back."""
         failures = 0
@@ -157,7 +162,7 @@ class Fetcher:
 
         Being connected proves nothing; only deliveries do.
         """
-        if time.monotonic() - self._last_delivery < _SILENCE:
+        if self.silence < _SILENCE:
             return
         self._last_delivery = time.monotonic()
         for name in self._queues:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from jobbus.connections import is_async
-from jobbus.errors import LeaseLost, Unsupported
+from jobbus.errors import ConfigurationError, LeaseLost, Unsupported
 from jobbus.job import Progress
 from jobbus.message import Completion, Message
 
@@ -29,6 +30,7 @@ class WorkerHost:
         self._held = held
         self._job_type = job_type
         self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
 
     def report(self, progress: Progress) -> None:
         # Only the latest is written; a list so that a thread's append is never half seen.
@@ -41,6 +43,10 @@ class WorkerHost:
         return await self._bus.enqueue_many(messages)
 
     def enqueue_sync(self, messages: Sequence[Message]) -> Sequence[str]:
+        if threading.get_ident() == self._thread:
+            raise ConfigurationError(
+                "ctx.spawn_sync() would wait for the very loop that it blocks: await ctx.spawn()"
+            )
         call = asyncio.run_coroutine_threadsafe(self.enqueue(messages), self._loop)
         return call.result(_ENQUEUE_SECONDS)
 

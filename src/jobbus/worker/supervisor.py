@@ -34,6 +34,7 @@ STOP_WITHIN: Final = timedelta(seconds=35)
 """A little more than the 30 seconds within which a worker promises to have stopped."""
 HOPELESS: Final = 2
 """The exit code of a worker whose settings cannot work: starting it again would not help."""
+_TOLD_TO: Final = (128 + signal.SIGTERM, 128 + signal.SIGINT)
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -221,6 +222,8 @@ class Supervisor:
         asked = place.kill_at is not None
         place.kill_at = None
         code = code if code >= 0 else 128 - code
+        if asked and code in _TOLD_TO:
+            code = 0  # it was told to end before it had begun to listen for that
         if asked and not self._stopping:
             place.start_at, place.deaths = 0.0, 0
             return

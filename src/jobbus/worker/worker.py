@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("jobbus.worker")
 
 CANCEL_GRACE: Final = timedelta(seconds=5)
+BURST_PATIENCE: Final = 15.0
+"""Seconds without a job after which a burst no longer waits for delayed ones or other workers'."""
 RELEASE_GRACE: Final = 3.0
 """Seconds that cancelled handlers get at the end, before their jobs are released without them."""
 _SETTLE_BACKLOG: Final = 5000
@@ -61,7 +63,7 @@ class Worker:
 
     ``queues`` names the queues to serve, with weights where given; default: the settings' queues
     and every queue that a registered job type names. ``burst`` ends the worker when nothing is
-    left.
+    left, or when for 15 s nothing came of what is delayed or held by others.
     """
 
     def __init__(
@@ -389,13 +391,14 @@ class Worker:
                 task.result()  # a background task ended by itself: that is a fault of ours
 
     async def _until_empty(self) -> None:
-        """Until no job is left that could run here: none ready, none delayed, none in hand."""
+        """Until no job is left that could run here: none ready, none in hand, none due soon."""
         while True:
             await self._fetcher.empty.wait()
             if len(self._holdings) == 0:
                 depths = [await self.bus.queue.get_queue_depth(name) for name in self.queues]
                 left = sum(d.ready + (d.delayed or 0) + (d.leased or 0) for d in depths)
-                if left == 0 and len(self._holdings) == 0:
+                patient = self._fetcher.silence < BURST_PATIENCE
+                if (left == 0 or not patient) and len(self._holdings) == 0:
                     return
             await asyncio.sleep(0.05)
 
