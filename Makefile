@@ -34,8 +34,8 @@ format: $(VENV)/.installed-dev ## Mend what lint can mend by itself
 types: $(VENV)/.installed-dev ## Check types, strictly
 	@$(BIN)/mypy $(CHECKED)
 
-bench: $(VENV)/.installed ## Measure this machine (options in BENCH_ARGS)
-	@$(BIN)/jobbus bench $(BENCH_ARGS)
+bench: $(VENV)/.installed-bench ## Measure jobbus beside the raw driver and peers (options in BENCH_ARGS)
+	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 build: $(VENV)/.installed-dev ## Make the wheel and the source archive, in dist/
 	@rm -rf dist && $(BIN)/python -m build
@@ -53,6 +53,11 @@ $(VENV)/.installed: pyproject.toml $(VENV)/pyvenv.cfg
 $(VENV)/.installed-dev: pyproject.toml $(VENV)/pyvenv.cfg
 	@echo "installing jobbus and the tools for its tests into $(VENV)" >&2
 	@$(PIP_INSTALL) --editable '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-bench: pyproject.toml $(VENV)/pyvenv.cfg
+	@echo "installing jobbus and its peers into $(VENV)" >&2
+	@$(PIP_INSTALL) --editable '.[postgres,bench]'
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/pyvenv.cfg:

@@ -4,16 +4,33 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from typing import Any
 
+import psycopg
 import pytest
 
 from jobbus.backends.postgres import PostgresQueue
+from tests.backends.postgres_tables import empty_tables
 from tests.services import PostgresServer, fresh_database
 
 
 @pytest.fixture(scope="module")
 def migrated_database(postgres_default: PostgresServer) -> Iterator[str]:
-    """A database with the schema in it, for all tests of a module: they empty its tables."""
+    """A database with the schema in it, for all tests of a module."""
     with fresh_database(postgres_default) as url:
         asyncio.run(PostgresQueue(url).migrate())
         yield url
+
+
+@pytest.fixture(scope="module")
+def bystander(migrated_database: str) -> Iterator[psycopg.Connection[Any]]:
+    """A connection to the database beside the queue's own."""
+    with psycopg.connect(migrated_database, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def empty_database(migrated_database: str, bystander: psycopg.Connection[Any]) -> str:
+    """The database, with the schema and nothing in it."""
+    empty_tables(bystander)
+    return migrated_database

@@ -80,16 +80,18 @@ class PostgresStage:
 
     pace = REAL
 
-    def __init__(self, url: str, runner: asyncio.Runner, clock: psycopg.Connection[Any]) -> None:
+    def __init__(
+        self, url: str, runner: asyncio.Runner, bystander: psycopg.Connection[Any]
+    ) -> None:
         self._url = url
         self._runner = runner
-        self._clock = clock
+        self._bystander = bystander
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self._runner.run(work)
 
     def fresh(self) -> LedgerQueue:
-        empty_tables(self._url)
+        empty_tables(self._bystander)
         queue = PostgresQueue(self._url)
         self.run(queue.open())
         return queue
@@ -98,7 +100,7 @@ class PostgresStage:
         self.run(queue.close())
 
     def now(self) -> datetime:
-        row = self._clock.execute("SELECT clock_timestamp()").fetchone()
+        row = self._bystander.execute("SELECT clock_timestamp()").fetchone()
         assert row is not None
         moment: datetime = row[0]
         return moment

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -12,19 +13,19 @@ import pytest
 from jobbus.backends.postgres import PostgresQueue
 from jobbus.queue import BackgroundJobQueue
 from jobbus.testing import QueueConformance, StoreConformance
-from tests.backends.postgres_tables import empty_tables
 
 
 class OnPostgres:
     """One database for all cases, emptied for each."""
 
+    silence = timedelta(milliseconds=10)
+    short_delay = timedelta(milliseconds=100)
     url: str
 
     @pytest.fixture
-    async def queue(self, migrated_database: str) -> AsyncIterator[PostgresQueue]:
-        self.url = migrated_database
-        empty_tables(migrated_database)
-        queue = PostgresQueue(migrated_database)
+    async def queue(self, empty_database: str) -> AsyncIterator[PostgresQueue]:
+        self.url = empty_database
+        queue = PostgresQueue(empty_database)
         await queue.open()
         yield queue
         await queue.close()

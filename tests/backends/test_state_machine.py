@@ -9,6 +9,7 @@ import asyncio
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -72,11 +73,10 @@ def test_sqlite_does_nothing_that_the_model_forbids(tmp_path: Path, runner: asyn
 @pytest.mark.timeout(600)
 @pytest.mark.slow
 def test_postgres_does_nothing_that_the_model_forbids(
-    migrated_database: str, runner: asyncio.Runner
+    migrated_database: str, bystander: psycopg.Connection[Any], runner: asyncio.Runner
 ) -> None:
-    with psycopg.connect(migrated_database, autocommit=True) as clock:
-        stage = PostgresStage(migrated_database, runner, clock)
-        play(stage, searching(examples=15, steps=30))
+    stage = PostgresStage(migrated_database, runner, bystander)
+    play(stage, searching(examples=15, steps=30))
 
 
 @pytest.mark.parametrize(

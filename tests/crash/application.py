@@ -79,9 +79,13 @@ def _register_plain(bus: JobBus, agent: Agent, folder: Path) -> None:
         """Has one effect, after a gate has opened and so many seconds have passed."""
         agent.note("started", context.job_id, context.attempt)
         agent.reach("handler:before_effect")
-        await asyncio.sleep(seconds)
-        while gate and not (folder / gate).exists():  # noqa: ASYNC110 - it is opened elsewhere
-            await asyncio.sleep(GLANCE)
+        try:
+            await asyncio.sleep(seconds)
+            while gate and not (folder / gate).exists():  # noqa: ASYNC110 - it is opened elsewhere
+                await asyncio.sleep(GLANCE)
+        except asyncio.CancelledError:
+            agent.note("interrupted", context.job_id, context.attempt)
+            raise
         agent.note("effect", context.job_id, context.attempt)
         agent.reach("handler:after_effect")
         return context.attempt

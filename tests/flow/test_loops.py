@@ -112,6 +112,27 @@ def test_many_threads_share_one_synchronous_bus(home: Home) -> None:
     bus.sync.close()
 
 
+def test_buses_opened_at_once_in_several_threads_see_the_same_jobs(home: Home) -> None:
+    together = threading.Barrier(4, timeout=PATIENCE)
+    counted: list[int] = []
+
+    async def add_one_and_count() -> None:
+        bus = home.bus()
+        together.wait()
+        async with bus:
+            await bus.enqueue("work", unregistered=True)
+            await asyncio.to_thread(together.wait)
+            counted.append(await bus.count())
+            await asyncio.to_thread(together.wait)
+
+    threads = [threading.Thread(target=lambda: asyncio.run(add_one_and_count())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert counted == [4, 4, 4, 4]
+
+
 def test_a_closed_synchronous_bus_starts_anew(home: Home) -> None:
     bus = home.bus()
 

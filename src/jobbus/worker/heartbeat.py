@@ -81,9 +81,11 @@ class Heartbeat:
             self._loop.call_soon_threadsafe(self._ready.set)
             return
         self._loop.call_soon_threadsafe(self._ready.set)
+        fencing = asyncio.create_task(self._keep_fencing())
         try:
             await self._keep_beating(queue)
         finally:
+            fencing.cancel()
             await queue.close()
 
     async def _keep_beating(self, queue: BackgroundJobQueue) -> None:
@@ -102,7 +104,6 @@ class Heartbeat:
                 log.warning("the heartbeat could not renew leases, trying again: %s", error)
             except Exception:
                 log.exception("the heartbeat failed; it goes on")
-            self._fence(held)
 
     async def _renew(self, queue: BackgroundJobQueue, held: Sequence[Held]) -> None:
         for start in range(0, len(held), _PAGE):
@@ -128,15 +129,26 @@ class Heartbeat:
             if one.delivery.job_id in cancelled:
                 self._tell_cancelled(one)
 
-    def _fence(self, held: Sequence[Held]) -> None:
-        now = time.monotonic()
-        for one in held:
-            if one.valid_until < now and not one.lost and not one.finished:
+    async def _keep_fencing(self) -> None:
+        """Give up what could not be renewed in time, however long a renewal may hang."""
+        tick = min(_TICK, margin(self._lease).total_seconds() / 4)
+        seen: set[Held] = set()
+        while True:
+            await asyncio.sleep(tick)
+            now = time.monotonic()
+            lapsed = {
+                one
+                for one in self._holdings.snapshot()
+                if one.valid_until < now and not one.lost and not one.finished
+            }
+            # At the second look only: who was frozen may find that the lease is still its own.
+            for one in lapsed & seen:
                 log.error(
                     "the lease of job %s could not be renewed in time; its result is discarded",
                     one.delivery.job_id,
                 )
                 self._tell_lost(one)
+            seen = lapsed
 
     def _tell_lost(self, held: Held) -> None:
         if not held.finished:

@@ -103,6 +103,9 @@ class Connections:
             min_size=1,
             max_size=self._max_size,
             timeout=self._statement_seconds,
+            # Its pauses double until it gives up. A server that was away for long must not be
+            # waited for as long again: who asks next starts anew.
+            reconnect_timeout=self._statement_seconds,
             kwargs={"autocommit": True},
             configure=self._configure,
             open=False,
@@ -152,6 +155,7 @@ class Connections:
                 self._conninfo,
                 min_size=0,
                 max_size=self._max_size,
+                reconnect_timeout=self._statement_seconds,
                 kwargs={"autocommit": True},
                 configure=self._leave_as_is,
                 open=False,

@@ -84,7 +84,8 @@ class SqliteEngine:
         self._sql = load("sqlite", naming)
         self._writes: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._reads: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
-        self._threads: list[threading.Thread] = []
+        self._threads: list[tuple[threading.Thread, queue.SimpleQueue[_Request | None]]] = []
+        self._starting = threading.Lock()
         self._pid = 0
         self._last_change = time.monotonic()
 
@@ -92,37 +93,40 @@ class SqliteEngine:
     def in_memory(self) -> bool:
         return self.path == _MEMORY
 
-    @property
-    def is_open(self) -> bool:
-        return bool(self._threads)
-
     def start(self) -> None:
-        """Open the connections. Raises ConfigurationError or BackendError where that fails."""
-        self._pid = os.getpid()
-        loops = [(self._write_loop, "writer")]
-        if not self.in_memory:
-            loops.append((self._read_loop, "reader"))
-        try:
-            for loop, name in loops:
-                ready: Future[None] = Future()
-                thread = threading.Thread(
-                    target=loop, args=(ready,), name=f"jobbus-sqlite-{name}", daemon=True
-                )
-                thread.start()
-                ready.result()
-                self._threads.append(thread)
-        except BaseException:
-            self.stop()
-            raise
+        """Open the connections, unless they are. Raises ConfigurationError or BackendError."""
+        with self._starting:
+            if self._threads:
+                return
+            self._pid = os.getpid()
+            loops = [(self._write_loop, self._writes, "writer")]
+            if not self.in_memory:
+                loops.append((self._read_loop, self._reads, "reader"))
+            try:
+                for loop, requests, name in loops:
+                    ready: Future[None] = Future()
+                    thread = threading.Thread(
+                        target=loop, args=(ready,), name=f"jobbus-sqlite-{name}", daemon=True
+                    )
+                    thread.start()
+                    ready.result()
+                    self._threads.append((thread, requests))
+            except BaseException:
+                self._stop()
+                raise
 
-    def stop(self) -> None:
-        """Finish what was accepted, then close. Harmless when repeated."""
+    def stop_unless_used(self) -> None:
+        """Finish what was accepted, then close; nothing of it while somebody listens."""
+        with self._starting:
+            if not self.on_change:
+                self._stop()
+
+    def _stop(self) -> None:
+        threads, self._threads = self._threads, []
         if os.getpid() == self._pid:
-            self._writes.put(None)
-            self._reads.put(None)
-            for thread in self._threads:
+            for thread, requests in threads:
+                requests.put(None)
                 thread.join(timeout=10)
-        self._threads = []
 
     def submit(self, make: Callable[[], Program[T]], *, write: bool) -> Future[T]:
         """Run a program in one transaction; the future resolves after its commit."""

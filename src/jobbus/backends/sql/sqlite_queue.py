@@ -65,9 +65,9 @@ class SqliteBased(SqlQueue):
         self._loop = asyncio.get_running_loop()
         self._engine.on_change.append(self._ring)
         try:
-            if not self._engine.is_open:
-                await asyncio.to_thread(self._engine.start)
-                await self.migrate()
+            # Several queue objects may share the engine, and open it from several threads at once.
+            await asyncio.to_thread(self._engine.start)
+            await self.migrate()
         except BaseException:
             await self.close()
             raise
@@ -79,8 +79,7 @@ class SqliteBased(SqlQueue):
         self._loop = None
         self._news.arrived()  # whoever waits learns at once
         self._engine.on_change.remove(self._ring)
-        if not self._engine.on_change:
-            await asyncio.to_thread(self._engine.stop)
+        await asyncio.to_thread(self._engine.stop_unless_used)
 
     async def migrate(self, *, target: int | None = None) -> list[str]:
         """Bring the schema up, or to version ``target``; return the names of the steps taken."""

@@ -1,0 +1,172 @@
+"""Runs every case for every peer, in turn, each in a process and a database of its own.
+
+Absolute numbers say little: other work on the machine halves them. What counts are the ratios, of
+medians over alternating rounds within one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+from uuid import uuid4
+
+from benchmarks.case import Case
+
+PEERS: Final = {
+    "postgres": {
+        "jobbus": ("jobbus_peer", "default"),
+        "jobbus-best": ("jobbus_peer", "best"),
+        "raw": ("raw_postgres", "default"),
+        "pgqueuer": ("pgqueuer_peer", "best"),
+    },
+    "sqlite": {
+        "jobbus": ("jobbus_peer", "default"),
+        "raw": ("raw_sqlite", "default"),
+    },
+}
+CASES: Final = ("enqueue", "bulk", "drain", "latency")
+SERVER: Final = "postgresql://postgres@127.0.0.1:5432/postgres"
+SECONDS: Final = 600
+
+
+def main() -> int:
+    asked = _arguments()
+    if asked.one:
+        _run_here(asked.one)
+        return 0
+    names = ["jobbus", *(n for n in asked.peers.split(",") if n not in ("jobbus", ""))]
+    peers = {name: PEERS[asked.backend][name] for name in names if _known(asked.backend, name)}
+    found: dict[str, dict[str, list[Any]]] = {case: {} for case in asked.cases.split(",")}
+    for number in range(asked.rounds):
+        for case in found:
+            for name, (module, setting) in peers.items():
+                answer = _measure(asked, case, module, setting)
+                print(f"round {number + 1} {case:8} {name:12} {_short(answer)}", file=sys.stderr)
+                found[case].setdefault(name, []).append(answer)
+    _print_ratios(found)
+    if asked.json:
+        Path(asked.json).write_text(json.dumps(_document(found), indent=1) + "\n", "utf-8")
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
+    parser.add_argument("--backend", choices=sorted(PEERS), default="sqlite")
+    parser.add_argument("--peers", default="raw", help="comma list beside jobbus")
+    parser.add_argument("--cases", default=",".join(CASES))
+    parser.add_argument("--jobs", type=int, default=20_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--server", default=os.environ.get("TEST_DATABASE_CONNECTION", SERVER))
+    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _known(backend: str, name: str) -> bool:
+    if name not in PEERS[backend]:
+        raise SystemExit(f"no peer {name!r} on {backend}; there are {', '.join(PEERS[backend])}")
+    module = PEERS[backend][name][0]
+    try:
+        import_module(f"benchmarks.peers.{module}")
+    except ImportError as error:
+        print(f"{name} is left out: {error}", file=sys.stderr)
+        return False
+    return True
+
+
+def _measure(asked: argparse.Namespace, case: str, module: str, setting: str) -> dict[str, Any]:
+    jobs = {"drain": asked.jobs, "bulk": asked.jobs, "enqueue": asked.jobs // 20, "latency": 200}
+    with _database(asked) as url:
+        wish = json.dumps([module, case, url, jobs[case], setting])
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks", "--one", wish],
+            env={**os.environ, "JOBBUS_BACKEND": url},
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+    if done.returncode:
+        raise SystemExit(f"{module} failed at {case}:\n{done.stderr[-3000:]}")
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])["answer"]
+    return answer
+
+
+def _run_here(wish: str) -> None:
+    module, case, url, jobs, setting = json.loads(wish)
+    peer = import_module(f"benchmarks.peers.{module}")
+    asyncio.run(peer.run(Case(case, url, jobs, setting)))
+
+
+@contextmanager
+def _database(asked: argparse.Namespace) -> Iterator[str]:
+    """A fresh database, so that nobody inherits another's bloat."""
+    if asked.backend == "sqlite":
+        with tempfile.TemporaryDirectory() as folder:
+            yield f"sqlite:///{folder}/bench.db"
+        return
+    import psycopg
+    from psycopg import sql
+
+    name = f"jobbus_bench_{uuid4().hex[:12]}"
+    with psycopg.connect(asked.server, autocommit=True) as server:
+        server.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        try:
+            yield asked.server.rpartition("/")[0] + f"/{name}"
+        finally:
+            server.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def _short(answer: dict[str, Any]) -> str:
+    return "  ".join(f"{name} {value:,.1f}" for name, value in answer.items())
+
+
+def _print_ratios(found: dict[str, dict[str, list[Any]]]) -> None:
+    for case, peers in found.items():
+        measure = "p50" if case == "latency" else "rate"
+        medians = {
+            n: statistics.median(a[measure] for a in answers) for n, answers in peers.items()
+        }
+        for name, value in medians.items():
+            if name == "jobbus":
+                continue
+            ratio = medians["jobbus"] / value
+            print(f"{case:8} jobbus is {ratio:.2f} of {name} ({measure}: {value:,.1f})")
+
+
+def _document(found: dict[str, dict[str, list[Any]]]) -> dict[str, Any]:
+    cases: dict[str, Any] = {}
+    for case, peers in found.items():
+        if case == "latency":
+            cases["latency_ms"] = {
+                name: {
+                    key: statistics.median(answer[key] for answer in answers)
+                    for key in ("p50", "p95", "p99")
+                }
+                for name, answers in peers.items()
+            }
+        else:
+            cases[case] = {name: [a["rate"] for a in answers] for name, answers in peers.items()}
+            cases[f"{case}_detail"] = peers
+    machine = {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "cores": os.cpu_count(),
+    }
+    return {"machine": machine, "cases": cases}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
