@@ -16,7 +16,7 @@ from jobbus.ids import new_id
 from jobbus.ledger import Ledger
 from jobbus.message import Message
 from jobbus.middleware import Middleware
-from jobbus.options import apply_options, check_name
+from jobbus.options import apply_options, check_name, normalise_priority
 from jobbus.queue import BackgroundJobQueue
 from jobbus.store import JobStore, JobTypeRecord
 
@@ -191,7 +191,7 @@ class JobBus(Ledger):
         """
         if isinstance(payload, EnqueueOptions) and options is None:
             payload, options = None, payload
-        wanted = (options or EnqueueOptions()).merged(EnqueueOptions(**asked))
+        wanted = (options or EnqueueOptions()).merged(EnqueueOptions(**self._ordered(asked)))
         message = await self._message(job, payload, wanted, unregistered)
         ids = await self.enqueue_many([message], connection=connection or wanted.connection)
         return ids[0]
@@ -224,7 +224,19 @@ class JobBus(Ledger):
         self, job_type: str, payload: object, *, unregistered: bool = False, **asked: Any
     ) -> Message:
         """A message for a job type by name, checked as :meth:`enqueue` would, not enqueued."""
-        return await self._message(job_type, payload, EnqueueOptions(**asked), unregistered)
+        wanted = EnqueueOptions(**self._ordered(asked))
+        return await self._message(job_type, payload, wanted, unregistered)
+
+    def _ordered(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """The options, with a priority turned round where the settings say that 1 is the highest.
+
+        This is the edge; within jobbus, values of :class:`EnqueueOptions` included, higher is
+        sooner.
+        """
+        priority = asked.get("priority")
+        if priority is None or self.settings.priority_order == "higher_first":
+            return asked
+        return {**asked, "priority": normalise_priority(priority, self.settings.priority_order)}
 
     async def _message(
         self, job: object, payload: object, options: EnqueueOptions, unregistered: bool

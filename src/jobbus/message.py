@@ -61,7 +61,10 @@ class Message:
     run_at: datetime | None = None
     """A moment instead of a delay; given both, the later one holds."""
     expires_at: datetime | None = None
-    """A job that has not started by then never does: it becomes ``expired``."""
+    """A job that does not run by then never does again: it becomes ``expired``.
+
+    Holds before every attempt of the first generation; a redrive is not bound by it.
+    """
     max_attempts: int = 3
     """Tries in all, the first included."""
     max_crashes: int = 3

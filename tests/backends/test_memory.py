@@ -7,8 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from jobbus.backends.memory import MemoryQueue
-from jobbus.testing import QueueConformance, StoreConformance, VirtualClock
-from jobbus.testing.conformance.base import VirtualTime
+from jobbus.testing import QueueConformance, StoreConformance, VirtualClock, VirtualTime
 
 
 class InMemory(VirtualTime):

@@ -20,8 +20,7 @@ from jobbus.message import (
     Message,
     QueueDepth,
 )
-from jobbus.testing import QueueConformance, VirtualClock
-from jobbus.testing.conformance.base import VirtualTime
+from jobbus.testing import QueueConformance, VirtualClock, VirtualTime
 
 MODEST: Final = Capabilities(
     durable=False,

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from jobbus.backends.memory import MemoryQueue
-from jobbus.testing import QueueConformance, StoreConformance, VirtualClock
-from jobbus.testing.conformance.base import Suite, VirtualTime
+from jobbus.testing import QueueConformance, StoreConformance, VirtualClock, VirtualTime
+from jobbus.testing.conformance.base import Suite
 from jobbus.testing.saboteurs import PLANS, Plan
 from jobbus.testing.wrapping import LedgerQueue
 

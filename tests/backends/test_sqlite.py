@@ -13,8 +13,7 @@ import pytest
 
 from jobbus.backends.sqlite import SqliteQueue
 from jobbus.queue import BackgroundJobQueue
-from jobbus.testing import QueueConformance, StoreConformance, VirtualClock
-from jobbus.testing.conformance.base import VirtualTime
+from jobbus.testing import QueueConformance, StoreConformance, VirtualClock, VirtualTime
 
 
 class OnSqlite(VirtualTime):

@@ -249,7 +249,7 @@ def enter(options: Options, point: str | None, log: Path) -> None:
 
 def be(options: Options) -> None:
     signal.alarm(LONGEST_LIFE)
-    logging.basicConfig(level=logging.INFO)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     if options.role == "supervise":
         sys.exit(supervise(options))
     agent = open_agent(Path(options.folder), f"{options.name}-{os.getpid()}", os.environ)

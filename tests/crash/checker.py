@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Final
 
 from jobbus.job import Job, JobEvent, JobState
@@ -145,7 +146,7 @@ def completed_unrun(evidence: Evidence) -> Iterable[Violation]:
 
 def handed_out_wrongly(evidence: Evidence) -> Iterable[Violation]:
     for job, claims in evidence.claims.items():
-        for before, claim in zip(claims, claims[1:], strict=False):
+        for before, claim in pairwise(claims):
             if claim.attempt == before.attempt:
                 text = f"attempt {claim.attempt} was handed to {before.process} and {claim.process}"
                 yield Violation("C4", job, text)

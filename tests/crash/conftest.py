@@ -23,8 +23,8 @@ def opened(address: str, folder: Path) -> Place:
         with closing(sqlite3.connect(address)) as connection, connection:
             connection.execute(EFFECTS)
     else:
-        with psycopg.connect(address) as connection:
-            connection.execute(EFFECTS)
+        with psycopg.connect(address) as session:
+            session.execute(EFFECTS)
     return place
 
 

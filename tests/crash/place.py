@@ -199,7 +199,7 @@ class Place:
     async def until(self, what: str, reached: Callable[[], Awaitable[bool]]) -> None:
         """Until the ledger says so."""
         async with _patience(what, self._logs):
-            while not await reached():
+            while not await reached():  # noqa: ASYNC110 - nobody in this process knows when
                 await asyncio.sleep(GLANCE)
 
     async def until_done(self, bus: JobBus, *, seconds: float = PATIENCE) -> None:

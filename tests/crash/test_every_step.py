@@ -1,11 +1,11 @@
-"""A process dies at each step of a job's way. Nothing is lost, and nothing counted that was not so."""
+"""A process dies at each step of a job's way: nothing is lost, and nobody else is blamed."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -147,9 +147,8 @@ async def test_a_dead_letter_is_written_once_wherever_the_worker_dies_while_it_w
         ids = await die(place, bus, "fails_for_good", list(expected))
         jobs = await survive(place, bus, list(expected))
     assert fates(place, jobs, ids) == expected
-    assert {jobs[job_id].problem.kind for job_id in ids.values() if jobs[job_id].problem} == {
-        "PermanentError"
-    }
+    problems = [jobs[job_id].problem for job_id in ids.values()]
+    assert {problem.kind for problem in problems if problem} == {"PermanentError"}
 
 
 RELEASING: Final = [
@@ -298,7 +297,8 @@ async def test_a_producer_that_dies_has_enqueued_all_or_nothing_and_may_repeat_i
     async with place.bus() as bus:
         for label, accepted in expected.items():
             ids = [new_id() for _ in range(5)]
-            asked = {"role": "produce", "produce": ids, "in_transaction": in_transaction}
+            asked: dict[str, Any] = {"role": "produce", "produce": ids}
+            asked["in_transaction"] = in_transaction
             await place.start(f"first-{queue_of(label)}", point=point(label), **asked).died()
             there = [await bus.get(job_id) is not None for job_id in ids]
             assert there == [accepted] * len(ids), label

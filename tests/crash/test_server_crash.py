@@ -17,6 +17,7 @@ from tests.services import PostgresServer
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(120)]
 
 JOBS: Final = 200
+WORKERS: Final = 2
 SLOTS: Final = 4
 """Of each worker."""
 LEASE: Final = 5.0
@@ -40,7 +41,7 @@ async def test_jobs_and_workers_survive_the_death_of_the_database(
         await _all_serve_as_before(place, bus, workers)
         jobs = await place.prove(bus)
     assert {job.state for job in jobs.values()} == {JobState.COMPLETED}
-    assert len(jobs) == JOBS + len(workers) * SLOTS
+    assert len(jobs) == JOBS + len(workers)
 
 
 async def test_jobs_outlive_a_database_that_is_away_for_longer_than_their_leases(
@@ -49,7 +50,7 @@ async def test_jobs_outlive_a_database_that_is_away_for_longer_than_their_leases
     """Their workers stop before anybody else may begin; afterwards the jobs run again."""
     place = crashing_place
     async with place.bus() as bus:
-        ids = await place.enqueue(bus, 2 * SLOTS, gate="open")
+        ids = await place.enqueue(bus, WORKERS * SLOTS, gate="open")
         workers = _start(place, lease=1.5)
         await place.seen("started", number=len(ids))
         place.note("cut", process=EVERYBODY)
@@ -61,7 +62,6 @@ async def test_jobs_outlive_a_database_that_is_away_for_longer_than_their_leases
             ends = [r.detail["before"] + r.detail["lease"] for r in kept if r.job == record.job]
             assert record.monotonic <= max(ends), "it went on under a lease that had run out"
         await asyncio.to_thread(owned_postgres.start)
-        await place.seen("started", number=2 * len(ids))
         place.open_gate("open")
         await place.until_done(bus)
         await _all_serve_as_before(place, bus, workers)
@@ -72,16 +72,17 @@ async def test_jobs_outlive_a_database_that_is_away_for_longer_than_their_leases
 
 
 def _start(place: Place, lease: float = LEASE) -> list[Process]:
-    return [place.start(f"worker-{n}", concurrency=SLOTS, lease=lease) for n in range(2)]
+    return [
+        place.start(f"worker-{n}", queues=["default", f"own-{n}"], concurrency=SLOTS, lease=lease)
+        for n in range(WORKERS)
+    ]
 
 
 async def _all_serve_as_before(place: Place, bus: JobBus, workers: Sequence[Process]) -> None:
     """No worker has become one that is there and takes nothing; and all of them can leave."""
     assert all(worker.alive for worker in workers)
-    ids = await place.enqueue(bus, len(workers) * SLOTS, gate="all at work")
-    at_work = await place.seen("started", number=len(ids), where=lambda r: r.job in ids)
-    assert {record.process for record in at_work} == {worker.name for worker in workers}
-    place.open_gate("all at work")
+    for number in range(WORKERS):
+        await bus.enqueue("plain", queue=f"own-{number}")
     await place.until_done(bus)
     for worker in workers:
         worker.terminate()

@@ -116,8 +116,9 @@ async def test_recover_stuck_background_jobs_takes_lapsed_leases_and_leaves_live
         follower: (JobState.COMPLETED, 1, 0),
         alive: (JobState.COMPLETED, 1, 0),
     }
-    assert jobs[poison].problem is not None
-    assert jobs[poison].problem.kind == "poison_crash"
+    problem = jobs[poison].problem
+    assert problem is not None
+    assert problem.kind == "poison_crash"
 
 
 def _recover(url: str, minutes: int) -> Mapping[str, str]:

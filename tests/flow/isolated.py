@@ -66,3 +66,9 @@ def name_process() -> int:
 @isolated
 async def name_process_async(ctx: JobContext) -> list[str]:
     return [str(os.getpid()), ctx.job_id, *ctx.tags]
+
+
+@isolated
+def begin_transaction(ctx: JobContext) -> None:
+    with ctx.transaction():
+        pass

@@ -11,12 +11,17 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import pytest
+
 from jobbus import Job, JobBus, JobState, Middleware, RetryPolicy, Worker, load_settings
 from jobbus.backends.sql.program import Call, Program
 from jobbus.queue import BackgroundJobQueue
 from jobbus.worker.worker import Phase
 
 T = TypeVar("T")
+SHARED: Final = ("sqlite", pytest.param("postgres", marks=pytest.mark.services))
+"""The backends that several processes can use."""
+ALL: Final = ("memory", *SHARED)
 PATIENCE: Final = 15.0
 """Seconds to wait for what must come; never waited for in full on success."""
 LOOK: Final = 0.005
@@ -52,9 +57,10 @@ async def until(probe: Callable[[], T], what: str = "the condition") -> T:
     """What ``probe`` says once that is truthy."""
     try:
         async with asyncio.timeout(PATIENCE):
-            while not (answer := probe()):
+            while True:
+                if answer := probe():
+                    return answer
                 await asyncio.sleep(LOOK)
-            return answer
     except TimeoutError:
         raise AssertionError(f"{what}: not within {PATIENCE} s") from None
 
@@ -63,9 +69,10 @@ async def eventually(probe: Callable[[], Awaitable[T]], what: str = "the conditi
     """What ``probe`` answers once that is truthy."""
     try:
         async with asyncio.timeout(PATIENCE):
-            while not (answer := await probe()):
+            while True:
+                if answer := await probe():
+                    return answer
                 await asyncio.sleep(LOOK)
-            return answer
     except TimeoutError:
         raise AssertionError(f"{what}: not within {PATIENCE} s") from None
 
@@ -154,9 +161,8 @@ async def let_leases_lapse(bus: JobBus) -> None:
     """Every lease of the store ran out long ago, as far as the store knows."""
     queue: Any = bus.queue
     past = "to_timestamp(0)" if queue.dialect.name == "postgres" else "0"
-    await queue._run(
-        lambda: _one(Call("script", {}, f"UPDATE background_job_claims SET lease_until = {past}"))
-    )
+    sql = f"UPDATE background_job_claims SET lease_until = {past}"  # noqa: S608  # one of the two
+    await queue._run(lambda: _one(Call("script", {}, sql)))
 
 
 def _one(call: Call) -> Program[None]:

@@ -8,15 +8,15 @@ import time
 
 import pytest
 
-from jobbus import CancelOutcome, Cancelled, JobBus, JobContext, JobState
+from jobbus import Cancelled, CancelOutcome, JobBus, JobContext, JobState
 from jobbus.ids import new_id
 from jobbus.worker import heartbeat
 from tests.flow import isolated
-from tests.flow.conftest import SHARED
 from tests.flow.support import (
     AT_ONCE,
     LOOK,
     PATIENT_LOOKS,
+    SHARED,
     Home,
     at_work,
     completed,
@@ -262,4 +262,3 @@ async def test_a_cancelled_job_frees_its_slot(bus: JobBus) -> None:
         await bus.cancel(holding)
         await completed(bus, waiting)
         assert (await eventually(lambda: bus.depth())).leased == 0
-

@@ -205,7 +205,7 @@ async def test_nothing_is_lost_of_what_a_payload_may_hold(bus: JobBus) -> None:
         return value
 
     value = {
-        "text": "Zoë \N{SNAKE} \x01 \u2028 \"quoted\" \\ :name %s %(x)s {} $1",
+        "text": 'Zoë \N{SNAKE} \x01 \u2028 "quoted" \\ :name %s %(x)s {} $1',
         "nul": "a\0b",
         "numbers": [0, -1, 1e-300, 1.5, 2**63, 10**40],
         "none": None,

@@ -13,8 +13,7 @@ import pytest
 
 from jobbus import JobBus, JobContext, JobState, Worker
 from jobbus.job import EventType
-from jobbus.worker import fetch
-from jobbus.worker import AttemptReport
+from jobbus.worker import AttemptReport, fetch
 from jobbus.worker.worker import Phase
 from tests.flow.support import (
     LOOK,
@@ -116,15 +115,14 @@ async def test_an_outcome_under_a_lease_that_was_lost_is_refused(home: Home, bus
         proceed.set()
         await until(lambda: reports)
 
-        async def fenced() -> bool:
-            return any(e.type is EventType.FENCED for e in await bus.history(job_id))
-
-        async with asyncio.timeout(PATIENCE):
-            while not await fenced():
-                await asyncio.sleep(0.01)
+        await eventually(lambda: _fenced(bus, job_id))
     job = await completed(bus, job_id)
     assert job.result == b'"in time"'
     assert (job.attempt, job.crashes) == (2, 1)
+
+
+async def _fenced(bus: JobBus, job_id: str) -> bool:
+    return any(event.type is EventType.FENCED for event in await bus.history(job_id))
 
 
 async def test_a_worker_that_hears_of_its_loss_stops_the_handler_and_reports_nothing(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from functools import partial
 
 import pytest
 
@@ -19,11 +20,11 @@ from jobbus import (
     WaitTimeout,
 )
 from jobbus.ids import new_id
-from tests.flow.conftest import SHARED
 from tests.flow.support import (
     AT_ONCE,
     PATIENCE,
     SECOND,
+    SHARED,
     Home,
     all_ended,
     at_work,
@@ -175,7 +176,7 @@ async def test_the_event_stream_tells_what_another_process_does(home: Home, bus:
         process.stdin.write(b"go\n")
         ids = (await asyncio.wait_for(process.stdout.readline(), PATIENCE)).decode().split()
         for job_id in ids:
-            await eventually(lambda one=job_id: _saw(seen, one, EventType.COMPLETED))
+            await eventually(partial(_saw, seen, job_id, EventType.COMPLETED))
         following.cancel()
     for job_id in ids:
         told = [event.type for event in seen if event.job_id == job_id]

@@ -19,10 +19,10 @@ from jobbus import (
     WaitTimeout,
 )
 from jobbus.ids import new_id
-from tests.flow.conftest import SHARED
 from tests.flow.support import (
     PATIENCE,
     SECOND,
+    SHARED,
     Home,
     all_ended,
     at_work,
@@ -83,8 +83,8 @@ def test_a_worker_elsewhere_runs_what_code_without_a_loop_enqueued(home: Home) -
         results.append(int(job.result or b"0"))
         assert [one.state for one in producer.sync.watch(job_id)] == [JobState.COMPLETED]
         assert producer.sync.history(job_id)[-1].type == "completed"
+        late = producer.sync.enqueue("work", {"number": 1}, delay=3600)
         with pytest.raises(WaitTimeout):
-            late = producer.sync.enqueue("work", {"number": 1}, delay=3600)
             producer.sync.wait(late, timeout=timedelta(milliseconds=20))
     finally:
         stop.set()

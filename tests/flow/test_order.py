@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -236,7 +237,7 @@ def test_a_queue_without_weight_would_never_be_served_and_is_refused(
         ({"max_attempts": 0}, "at least 1"),
         ({"timeout": 0}, "timeout must be more than 0 s"),
         ({"delay": 60, "expires_at": datetime(2000, 1, 1, tzinfo=UTC)}, "expire"),
-        ({"run_at": datetime(2030, 1, 1)}, "run_at"),  # noqa: DTZ001  # that is the mistake
+        ({"run_at": datetime(2030, 1, 1)}, "run_at"),  # that is the mistake
         ({"tags": "eu"}, "tags is a sequence"),
         ({"queue": "no spaces please"}, "is no name"),
         ({"group": ""}, "is no name"),
@@ -245,7 +246,7 @@ def test_a_queue_without_weight_would_never_be_served_and_is_refused(
     ],
 )
 async def test_what_can_never_be_right_is_refused_before_anything_is_written(
-    bus: JobBus, asked: dict[str, object], complaint: str
+    bus: JobBus, asked: dict[str, Any], complaint: str
 ) -> None:
     @bus.job
     async def work() -> None: ...

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -194,7 +193,7 @@ def trail() -> list[str]:
 
 
 @pytest.fixture
-def layered(home: Home, trail: list[str]) -> Iterator[JobBus]:
+def layered(home: Home, trail: list[str]) -> JobBus:
     async def outer(context: JobContext, call_next: CallNext) -> Any:
         trail.append(f"outer before {context.job_type}")
         try:
@@ -211,7 +210,7 @@ def layered(home: Home, trail: list[str]) -> Iterator[JobBus]:
         trail.append(f"inner after {result!r}")
         return result
 
-    yield home.bus(middleware=[outer, inner])
+    return home.bus(middleware=[outer, inner])
 
 
 async def test_middleware_wraps_handlers_the_first_one_outermost(

@@ -208,7 +208,7 @@ async def test_a_handler_that_will_not_go_is_left_behind_and_its_job_released(
 
 async def test_a_worker_can_be_stopped_before_it_has_anything_to_do(bus: JobBus) -> None:
     async with at_work(bus) as worker:
-        assert worker.phase is Phase.RUNNING
+        assert worker.running == 0
     assert worker.phase is Phase.STOPPED
     worker.stop()
 

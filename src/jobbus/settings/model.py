@@ -57,6 +57,8 @@ NOT_YET: Final[Mapping[str, str]] = {
     "pause_on_battery": "workers do not watch the power supply",
     "cpu_throttle_threshold": "workers do not watch the processor's load",
     "memory_throttle_threshold": "workers do not watch the memory's use",
+    "enable_idempotency": "the ledger fences every job already; keys of your own are to come",
+    "idempotency_ttl_days": "keys of your own are to come",
 }
 """Settings that this version knows and does nothing about, and why; told by ``notes``."""
 

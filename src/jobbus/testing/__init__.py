@@ -6,11 +6,13 @@ to subclass; they need the extra ``jobbus[testing]``. ``VirtualClock`` is time t
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from jobbus.testing.clock import VirtualClock
+    from jobbus.testing.conformance.base import VirtualTime
     from jobbus.testing.histories import check_history
     from jobbus.testing.make import message, messages
     from jobbus.testing.queue_conformance import QueueConformance
@@ -20,6 +22,7 @@ __all__ = [
     "QueueConformance",
     "StoreConformance",
     "VirtualClock",
+    "VirtualTime",
     "check_history",
     "message",
     "messages",
@@ -29,11 +32,13 @@ _HOMES: Final = {
     "QueueConformance": "jobbus.testing.queue_conformance",
     "StoreConformance": "jobbus.testing.store_conformance",
     "VirtualClock": "jobbus.testing.clock",
+    "VirtualTime": "jobbus.testing.conformance.base",
     "check_history": "jobbus.testing.histories",
     "message": "jobbus.testing.make",
     "messages": "jobbus.testing.make",
 }
-_NEEDS_PYTEST: Final = frozenset({"QueueConformance", "StoreConformance"})
+_SUITES: Final = "jobbus.testing.conformance"
+_NEEDS_PYTEST: Final = frozenset({"QueueConformance", "StoreConformance", "VirtualTime"})
 
 
 def __getattr__(name: str) -> Any:
@@ -54,4 +59,5 @@ def _explain_failing_asserts() -> None:
         raise MissingDependency(
             'the conformance suites run under pytest: pip install "jobbus[testing]"'
         ) from error
-    pytest.register_assert_rewrite("jobbus.testing.conformance", "jobbus.testing.histories")
+    if _SUITES not in sys.modules:
+        pytest.register_assert_rewrite(_SUITES)

@@ -10,13 +10,13 @@
             yield queue
             await queue.close()
 
-The fixture gives every case an empty, open queue. The knobs are class attributes, described in
+The fixture gives every case an empty, open queue; ``asyncio_mode = "auto"`` lets pytest-asyncio run
+it. The knobs are class attributes, described in
 :class:`jobbus.testing.conformance.base.Suite`.
 """
 
 from __future__ import annotations
 
-from jobbus.testing.conformance.base import VirtualTime
 from jobbus.testing.conformance.capabilities import CapabilityCases, DepthCases
 from jobbus.testing.conformance.delivery import EnqueueCases, ReceiveCases
 from jobbus.testing.conformance.leases import LeaseCases
@@ -27,8 +27,6 @@ from jobbus.testing.conformance.scheduling import SchedulingCases
 from jobbus.testing.conformance.settling import SettledCases, SettlingCases
 from jobbus.testing.conformance.transactions import TransactionCases
 from jobbus.testing.conformance.uniqueness import UniquenessCases
-
-__all__ = ["QueueConformance", "VirtualTime"]
 
 
 class QueueConformance(

@@ -10,16 +10,14 @@ import pytest
 from jobbus.queue import BackgroundJobQueue
 from jobbus.store import JobStore
 from jobbus.testing.conformance.accounting import AccountingCases, CrashCases
-from jobbus.testing.conformance.base import VirtualTime
 from jobbus.testing.conformance.control import CancelCases, RemovalCases, SteeringCases
 from jobbus.testing.conformance.dependencies import DependencyCases
+from jobbus.testing.conformance.finding import FindCases
 from jobbus.testing.conformance.history import EventCases, HistoryCases, ProgressCases
-from jobbus.testing.conformance.ledger import FindCases, LedgerCases
+from jobbus.testing.conformance.ledger import LedgerCases
 from jobbus.testing.conformance.operators import OperatorCases
 from jobbus.testing.conformance.redriving import RedriveCases
 from jobbus.testing.conformance.texts import TextCases
-
-__all__ = ["StoreConformance", "VirtualTime"]
 
 
 class StoreConformance(

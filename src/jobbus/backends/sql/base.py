@@ -100,6 +100,7 @@ class SqlQueue(SqlLedger, ABC):
             ids = await callers.run(make, connection, self._caller_sql())
             await callers.hint(connection, self._hint_in_transaction(messages))
             return ids
+        await self._notice_watchers()
         ids = await self._run(make, atomic=hot.needs_transaction(messages))
         self._announce_ready({m.queue for m in messages})
         self._note_due(messages)

@@ -113,12 +113,15 @@ def _sync_step(connection: Any, sql: CallerSql) -> Callable[[Statement], Rows]:
     if is_psycopg(connection):
         _require(sql, "postgres", connection)
         _require_transaction(connection)
-        return _postgres_step(
-            lambda text, p: _fetched(connection.execute(to_pyformat(text), p)), sql
-        )
+        cursor = connection.cursor(row_factory=_tuples())
+        return _postgres_step(lambda text, p: _fetched(cursor.execute(to_pyformat(text), p)), sql)
     if is_sqlalchemy(connection):
         bound = connection.connection() if hasattr(connection, "get_bind") else connection
         if bound.dialect.name == "sqlite":
+            _require(sql, "sqlite", connection)
+            if not bound.in_transaction():
+                # Its commit() commits only what it knows to have begun.
+                bound.begin()
             return _sqlite_step(bound.connection.driver_connection, connection, sql)
         _require(
             sql,
@@ -138,12 +141,19 @@ def _sync_step(connection: Any, sql: CallerSql) -> Callable[[Statement], Rows]:
 def _sqlite_step(connection: Any, given: Any, sql: CallerSql) -> Callable[[Statement], Rows]:
     _require(sql, "sqlite", given)
     if not connection.in_transaction:
+        if connection.isolation_level is None or getattr(connection, "autocommit", None) is True:
+            raise ConfigurationError(
+                "this sqlite3 connection is in autocommit mode with no transaction begun, so "
+                "nobody would commit the job: execute BEGIN first"
+            )
         # Otherwise each statement would commit by itself, and a rollback take nothing back.
         connection.execute("BEGIN IMMEDIATE")
+    cursor = connection.cursor()
+    cursor.row_factory = None  # the connection's may be the caller's own
 
     def step(statement: Statement) -> Rows:
         now = to_milliseconds(sql.clock())
-        return run_statement(connection, statement, sql.statements, now)
+        return run_statement(cursor, statement, sql.statements, now)
 
     return step
 
@@ -162,8 +172,10 @@ def _async_execute(
         _require(sql, "postgres", connection)
         _require_transaction(connection)
 
+        cursor = connection.cursor(row_factory=_tuples())
+
         async def execute(text: str, parameters: dict[str, Any]) -> Any:
-            cursor = await connection.execute(to_pyformat(text), parameters)
+            await cursor.execute(to_pyformat(text), parameters)
             return await cursor.fetchall() if cursor.description else []
 
         return execute
@@ -187,6 +199,13 @@ def _async_execute(
 def _fetched(result: Any) -> Any:
     returns = result.returns_rows if hasattr(result, "returns_rows") else result.description
     return [tuple(row) for row in result.fetchall()] if returns else []
+
+
+def _tuples() -> Any:
+    """Rows as jobbus reads them, whatever the caller's connection makes of rows."""
+    from psycopg.rows import tuple_row
+
+    return tuple_row
 
 
 def _text(sql: str) -> Any:

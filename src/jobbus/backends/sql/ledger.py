@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -21,7 +22,7 @@ from jobbus.store import (
     WorkerRecord,
 )
 
-from . import claims, inspection, steering
+from . import claims, inspection, maintenance, steering
 from .callers import CallerSql
 from .identity import provably_dead
 from .program import Call, Dialect, Many, Program, Scope
@@ -29,6 +30,7 @@ from .rows import mended, progress_text
 from .statements import Naming
 
 T = TypeVar("T")
+_NOTICE_INTERVAL = 1.0
 
 
 class SqlLedger(ABC):
@@ -36,6 +38,7 @@ class SqlLedger(ABC):
 
     def __init__(self) -> None:
         self._watched = False
+        self._next_notice = 0.0
 
     @property
     @abstractmethod
@@ -69,6 +72,13 @@ class SqlLedger(ABC):
     @property
     def _scope(self) -> Scope:
         return Scope(self.dialect, self._watched)
+
+    async def _notice_watchers(self) -> None:
+        """See once a second, in a process that does not receive, whether anybody follows events."""
+        now = time.monotonic()
+        if now >= self._next_notice:
+            self._next_notice = now + _NOTICE_INTERVAL
+            self._watched = (await self._run(maintenance.look, write=False)).watched
 
     async def get(self, job_id: str) -> Job | None:
         known = parse_id(job_id)
@@ -128,6 +138,7 @@ class SqlLedger(ABC):
     ) -> Mapping[str, CancelOutcome]:
         names = {job_id: parse_id(job_id) for job_id in job_ids}
         known = [name for name in names.values() if name]
+        await self._notice_watchers()
         found = await self._run(lambda: steering.cancel(known, reason=reason, scope=self._scope))
         self._announce_ready(["*"])
         return {
@@ -136,6 +147,7 @@ class SqlLedger(ABC):
         }
 
     async def redrive(self, job_ids: Sequence[str]) -> Sequence[str]:
+        await self._notice_watchers()
         done = await self._run(lambda: steering.redrive(_known(job_ids), self._scope))
         self._announce_ready(["*"])
         return done

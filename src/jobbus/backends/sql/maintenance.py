@@ -111,3 +111,4 @@ def sweep(scope: Scope) -> Program[None]:
     """Tell dependents what a process that died in between did not; trim the live log."""
     yield from resolve(column((yield Call("unnoticed"))), scope)
     yield Call("trim_log")
+    yield Call("forget_workers")

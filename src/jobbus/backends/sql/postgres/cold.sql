@@ -266,6 +266,11 @@ ORDER BY seq LIMIT 200
 -- trim_log: the live log is no archive
 DELETE FROM background_job_events WHERE at < clock_timestamp() - interval '1 hour'
 
+-- forget_workers: processes that nobody has seen for longer than any history is kept
+DELETE FROM background_job_workers w
+WHERE w.seen_at < clock_timestamp() - interval '90 days'
+  AND NOT EXISTS (SELECT FROM background_job_claims c WHERE c.worker = w.id)
+
 -- job_columns: a fragment, the columns of a whole job
 j.id::text, j.job_type, j.queue, j.state, j.priority, j.payload, j.attempt, j.failures, j.crashes,
 j.snoozes, j.max_attempts, j.generation, j.created_at, j.run_at, j.started_at, j.finished_at,

@@ -231,6 +231,11 @@ SELECT seq, at, entries FROM background_job_events WHERE seq > :after ORDER BY s
 -- trim_log: the live log is no archive
 DELETE FROM background_job_events WHERE at < :now - 3600000
 
+-- forget_workers: processes that nobody has seen for longer than any history is kept
+DELETE FROM background_job_workers
+WHERE seen_at < :now - 7776000000
+  AND id NOT IN (SELECT worker FROM background_job_claims)
+
 -- job_columns: a fragment, the columns of a whole job
 j.id, j.job_type, j.queue, j.state, j.priority, j.payload, j.attempt, j.failures, j.crashes,
 j.snoozes, j.max_attempts, j.generation, j.created_at, j.run_at, j.started_at, j.finished_at,

@@ -1,0 +1,56 @@
+"""A store for each test, and a bus on it; for whichever package of tests imports them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from jobbus import JobBus
+from jobbus.backends.memory import MemoryQueue
+from jobbus.backends.postgres import PostgresQueue
+from jobbus.backends.sqlite import SqliteQueue
+from tests.backends.postgres_tables import empty_tables
+from tests.flow.support import Home
+from tests.services import PostgresServer, fresh_database
+
+
+@pytest.fixture(scope="session")
+def flow_database(postgres_default: PostgresServer) -> Iterator[str]:
+    """A database with the schema in it; tests empty its tables before they use it."""
+    with fresh_database(postgres_default) as url:
+        asyncio.run(PostgresQueue(url).migrate())
+        yield url
+
+
+@pytest.fixture(scope="session")
+def beside_flow(flow_database: str) -> Iterator[psycopg.Connection[Any]]:
+    """A connection to that database beside those of the buses."""
+    with psycopg.connect(flow_database, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def home(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Home:
+    """An empty store of that kind."""
+    if kind == "memory":
+        return Home(kind, MemoryQueue().separate, None)
+    if kind == "sqlite":
+        path = tmp_path / "jobs.db"
+        # The disk's part in durability is not the subject here, and costs most of the time.
+        queue = partial(SqliteQueue, path, synchronous="NORMAL")
+        return Home(kind, queue, f"sqlite:///{path}")
+    empty_tables(request.getfixturevalue("beside_flow"))
+    url = str(request.getfixturevalue("flow_database"))
+    return Home(kind, partial(PostgresQueue, url), url)
+
+
+@pytest.fixture
+async def bus(home: Home) -> AsyncIterator[JobBus]:
+    async with home.bus() as bus:
+        yield bus
