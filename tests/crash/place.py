@@ -67,9 +67,10 @@ class Process:
 
     async def ended(self, seconds: float = PATIENCE) -> int:
         """Its exit code; minus the signal's number when a signal ended it."""
-        await asyncio.to_thread(self._process.join, seconds)
-        code = self._process.exitcode
-        assert code is not None, f"{self.name} goes on after {seconds} s:\n{self.log}"
+        # Not in another thread: whoever starts a process reads the exit codes of all others.
+        async with _patience(f"{self.name} to end", lambda: self.log, seconds):
+            while (code := self._process.exitcode) is None:
+                await asyncio.sleep(GLANCE)
         return code
 
     async def died(self) -> None:

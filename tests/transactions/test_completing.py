@@ -255,6 +255,26 @@ async def test_rolling_back_ones_own_connection_leaves_the_job_running(
     assert orders.numbers() == []
 
 
+async def test_an_error_after_the_transaction_changes_nothing_any_more(
+    orders: Orders, bus: JobBus
+) -> None:
+    reports: list[AttemptReport] = []
+
+    @bus.job(retry=AT_ONCE)
+    async def ship(ctx: JobContext) -> None:
+        async with ctx.transaction(result="kept") as connection:
+            await insert(connection, ctx.attempt)
+        raise OSError("too late to matter")
+
+    async with at_work(bus) as worker:
+        worker.observers.append(reports.append)
+        job = await completed(bus, await ship.enqueue())
+        await until(lambda: reports)
+    assert (job.result, job.attempt, job.failures) == (b'"kept"', 1, 0)
+    assert await bus.get(job.id) == job
+    assert orders.numbers() == [1]
+
+
 async def test_dependents_and_groups_move_on_with_the_handlers_transaction(
     orders: Orders, bus: JobBus
 ) -> None:
