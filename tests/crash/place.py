@@ -69,7 +69,7 @@ class Process:
         """Its exit code; minus the signal's number when a signal ended it."""
         # Not in another thread: whoever starts a process reads the exit codes of all others.
         async with _patience(f"{self.name} to end", lambda: self.log, seconds):
-            while (code := self._process.exitcode) is None:
+            while (code := self._process.exitcode) is None:  # noqa: ASYNC110 - it cannot tell us
                 await asyncio.sleep(GLANCE)
         return code
 

@@ -15,6 +15,7 @@ from jobbus.errors import BackendError, ConfigurationError
 from jobbus.message import Delivery
 from jobbus.queue import BackgroundJobQueue
 
+from .ending import end
 from .held import margin
 
 if TYPE_CHECKING:
@@ -127,16 +128,14 @@ class Fetcher:
         if len(self._queues) == 1:
             await self._receive(next(iter(self._queues)), max(self._room(), 1), _WAIT)
             return
-        waits = {asyncio.ensure_future(self._receive(name, 1, _WAIT)) for name in self._queues}
+        waits = {asyncio.create_task(self._receive(name, 1, _WAIT)) for name in self._queues}
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for wait in waits:
-                wait.cancel()
-            results = await asyncio.gather(*waits, return_exceptions=True)
-        for result in results:
-            if isinstance(result, Exception):
-                raise result
+            await end(waits)
+        for wait in waits:
+            if not wait.cancelled():
+                wait.result()
 
     async def _receive(self, name: str, room: int, wait: timedelta) -> int:
         called = time.monotonic()

@@ -24,6 +24,7 @@ from jobbus.store import JobStore
 
 from .attempt import Attempts, Deadlines, conclude, release
 from .backlog import Backlog
+from .ending import end
 from .fetch import Fetcher, Pace, default_queues, queue_weights
 from .heartbeat import Heartbeat
 from .held import Held, Holdings
@@ -134,9 +135,7 @@ class Worker:
             await self._until_stopped([fetching, *background])
         finally:
             await self._wind_down(fetching)
-            for task in background:
-                task.cancel()
-            await asyncio.gather(*background, return_exceptions=True)
+            await end(background)
             self.phase = Phase.STOPPED
 
     # set-up
@@ -404,8 +403,7 @@ class Worker:
 
     async def _wind_down(self, fetching: asyncio.Task[None]) -> None:
         self.phase = Phase.DRAINING
-        fetching.cancel()
-        await asyncio.gather(fetching, return_exceptions=True)
+        await end([fetching])
         for held in self._backlog.drain():
             self._settle(held, release(held.delivery), 0.0)
         self._backlog.close()

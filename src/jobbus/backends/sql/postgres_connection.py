@@ -211,10 +211,11 @@ class Listener:
         self._task = asyncio.get_running_loop().create_task(self._keep_listening())
 
     async def stop(self) -> None:
-        if self._task is not None:
+        # More than once: psycopg waits with asyncio.wait_for, which before Python 3.12 drops a
+        # cancellation that comes together with a notification.
+        while self._task is not None and not self._task.done():
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task], timeout=0.5)
 
     async def _keep_listening(self) -> None:
         failures = 0

@@ -127,8 +127,8 @@ WHERE id = :worker OR id IN (SELECT worker FROM background_job_claims
 
 -- workers: everybody seen in the last hour, or who still holds something
 SELECT w.id, w.name, w.host, w.space, w.pid, w.birth, w.started_at, w.seen_at,
-       (SELECT count(*) FROM background_job_claims c, json_each(c.job_ids) u
-        JOIN background_jobs j ON j.id = u.value AND j.claim = c.id AND j.state = 'running'
+       (SELECT count(*) FROM background_job_claims c CROSS JOIN json_each(c.job_ids) u
+        CROSS JOIN background_jobs j ON j.id = u.value AND j.claim = c.id AND j.state = 'running'
         WHERE c.worker = w.id),
        w.seen_at > :now - 90000
 FROM background_job_workers w
@@ -153,10 +153,10 @@ SELECT queue, state, count(*) FROM background_jobs
 WHERE :queue IS NULL OR queue = :queue
 GROUP BY queue, state
 
--- depth: six numbers from the ends of indexes
+-- depth: six numbers from the ends of indexes; CROSS JOIN keeps the claims before the jobs
 SELECT (SELECT count(*) FROM background_jobs WHERE ready = 1 AND queue = :queue),
-       (SELECT count(*) FROM background_job_claims c, json_each(c.job_ids) u
-        JOIN background_jobs j ON j.id = u.value AND j.claim = c.id AND j.state = 'running'
+       (SELECT count(*) FROM background_job_claims c CROSS JOIN json_each(c.job_ids) u
+        CROSS JOIN background_jobs j ON j.id = u.value AND j.claim = c.id AND j.state = 'running'
         WHERE c.queue = :queue),
        (SELECT count(*) FROM background_jobs WHERE timed = 1 AND queue = :queue),
        (SELECT count(DISTINCT e.job_id) FROM background_job_dependencies e
