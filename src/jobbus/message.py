@@ -71,7 +71,7 @@ class Message:
     timeout: timedelta | None = None
     """Overrides the job type's own."""
     unique_key: str | None = None
-    """At most one unfinished job holds a key."""
+    """At most one unfinished job of a job type holds a key."""
     depends_on: tuple[Dependency, ...] = ()
     parent_id: str | None = None
     tags: tuple[str, ...] = ()

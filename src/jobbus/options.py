@@ -73,7 +73,7 @@ class EnqueueOptions:
     max_attempts: int | None = None
     timeout: Duration | None = None
     unique_key: str | None = None
-    """At most one unfinished job holds a key."""
+    """At most one unfinished job of a job type holds a key."""
     expires_at: datetime | None = None
     expires_in: Duration | None = None
     """How long after it falls due the job may still start."""

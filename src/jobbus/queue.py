@@ -84,7 +84,10 @@ class BackgroundJobQueue(Protocol):
         ...
 
     async def extend(self, held: Sequence[Delivery], lease: timedelta) -> Sequence[LeaseState]:
-        """Keep the messages for ``lease`` from now; one answer for each, in order."""
+        """Keep the messages for ``lease`` from now; one answer for each, in order.
+
+        Messages that came in one receive may share one lease: keeping one keeps them all.
+        """
         ...
 
     async def get_queue_depth(self, queue: str) -> QueueDepth:

@@ -128,7 +128,10 @@ class JobStore(Protocol):
     ) -> Mapping[str, CancelOutcome]: ...
 
     async def redrive(self, job_ids: Sequence[str]) -> Sequence[str]:
-        """Start a new generation of ended jobs that did not complete; return those it could."""
+        """Start a new generation of ended jobs that did not complete; return those it could.
+
+        They may run at once: what they depended on, and their start deadline, hold no more.
+        """
         ...
 
     async def expedite(self, job_ids: Sequence[str]) -> Sequence[str]:
