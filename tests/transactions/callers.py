@@ -44,8 +44,8 @@ class Orders:
         if self.kind == "sqlite":
             with closing(sqlite3.connect(self.path)) as connection, connection:
                 return connection.execute(sql).fetchall()
-        with psycopg.connect(self.address) as connection:
-            cursor = connection.execute(sql.encode())
+        with psycopg.connect(self.address) as database:
+            cursor = database.execute(sql.encode())
             return cursor.fetchall() if cursor.description else []
 
 

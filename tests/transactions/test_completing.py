@@ -26,19 +26,19 @@ from tests.flow.support import (
     let_leases_lapse,
     until,
 )
-from tests.transactions.callers import CALLERS, Opener, Orders
+from tests.transactions.callers import CALLERS, INSERT, Opener, Orders
 from tests.transactions.test_enqueueing import EVERY_CALLER, SYNCHRONOUS
 
 
 async def insert(connection: Any, number: int) -> None:
     """Write an order through what a transaction of jobbus's gives, on either database."""
-    done = connection.execute(f"INSERT INTO orders (number) VALUES ({number})")
+    done = connection.execute(INSERT.format(number))
     if asyncio.iscoroutine(done):
         await done
 
 
 def insert_sync(connection: Any, number: int) -> None:
-    connection.execute(f"INSERT INTO orders (number) VALUES ({number})")
+    connection.execute(INSERT.format(number))
 
 
 async def take_over(bus: JobBus, taker: BackgroundJobQueue) -> None:

@@ -1,4 +1,4 @@
-"""How the databases find their way: past any number of finished jobs, and without touching indexes."""
+"""How the databases find their way: past any number of finished jobs, at the same cost."""
 
 from __future__ import annotations
 

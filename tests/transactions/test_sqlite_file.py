@@ -25,7 +25,7 @@ from tests.flow.support import PLAIN, SECOND, all_ended, at_work, completed
 
 MOUNTS = """\
 /dev/vda1 / ext4 rw,relatime 0 0
-tmpfs /tmp tmpfs rw 0 0
+tmpfs /run tmpfs rw 0 0
 server:/export /srv/shared nfs4 rw,vers=4.2 0 0
 //server/share /srv/shared/win\\040dows cifs rw 0 0
 /dev/vdb1 /srv/shared/local\\040disk ext4 rw 0 0
@@ -68,7 +68,7 @@ def test_a_file_on_a_network_file_system_is_refused(mounts: Path, place: str, ki
 
 
 @pytest.mark.parametrize(
-    "place", ["/srv/jobs.db", "/tmp/jobs.db", "/srv/shared/local disk/jobs.db", "/srv/sharedx/j"]
+    "place", ["/srv/jobs.db", "/run/jobs.db", "/srv/shared/local disk/jobs.db", "/srv/sharedx/j"]
 )
 def test_a_file_on_a_local_disk_is_fine_wherever_that_is_mounted(mounts: Path, place: str) -> None:
     refuse_network(Path(place), mounts)
@@ -99,8 +99,8 @@ async def test_opening_on_a_network_file_system_makes_no_file_unless_it_is_allow
 async def test_commits_are_as_durable_as_asked_and_fully_by_default(
     tmp_path: Path, asked: str | None, level: int
 ) -> None:
-    chosen = {} if asked is None else {"synchronous": asked}
-    async with opened(SqliteQueue(tmp_path / "jobs.db", **chosen)) as bus:
+    path = tmp_path / "jobs.db"
+    async with opened(SqliteQueue(path, synchronous=asked) if asked else SqliteQueue(path)) as bus:
         assert await pragma(bus, "synchronous", write=True) == level
         for write in (True, False):
             assert await pragma(bus, "journal_mode", write=write) == "wal"
@@ -169,10 +169,9 @@ async def test_one_of_a_group_that_fails_takes_no_other_with_it(
     on_connecting(lambda one: one.set_trace_callback(lambda sql: said.update([sql])))
     async with opened(SqliteQueue(tmp_path / "jobs.db")) as bus:
         said.clear()
+        hopeless = (new_id(),)
         asked = [
-            bus.enqueue(
-                "work", unregistered=True, **({"depends_on": [new_id()]} if n % 5 == 0 else {})
-            )
+            bus.enqueue("work", unregistered=True, depends_on=() if n % 5 else hopeless)
             for n in range(100)
         ]
         outcomes = await asyncio.gather(*asked, return_exceptions=True)
@@ -184,16 +183,26 @@ async def test_one_of_a_group_that_fails_takes_no_other_with_it(
         }
 
 
+async def fill(bus: JobBus) -> list[str]:
+    """The ids of the jobs that still fitted."""
+    kept: list[str] = []
+    with pytest.raises(BackendFull, match="nothing was kept"):
+        await _enqueue_for_ever(bus, kept)
+    assert kept
+    return kept
+
+
+async def _enqueue_for_ever(bus: JobBus, kept: list[str]) -> None:
+    for _ in range(1000):
+        kept.append(await bus.enqueue("work", {"x": "y" * 2000}, unregistered=True))
+
+
 async def test_a_full_disk_is_told_nothing_is_half_written_and_room_makes_it_work_again(
     tmp_path: Path, on_connecting: Prepare
 ) -> None:
     on_connecting(lambda one: one.execute("PRAGMA max_page_count = 120").fetchone())
     async with opened(SqliteQueue(tmp_path / "jobs.db")) as bus:
-        kept: list[str] = []
-        with pytest.raises(BackendFull, match="nothing was kept"):
-            for _ in range(500):
-                kept.append(await bus.enqueue("work", {"x": "y" * 2000}, unregistered=True))
-        assert kept
+        kept = await fill(bus)
         assert {job.id async for job in bus.find_all()} == set(kept)
 
         batch = [message("work", payload=b'{"x": "%b"}' % (b"y" * 3000)) for _ in range(20)]
@@ -210,7 +219,7 @@ async def test_a_full_disk_is_told_nothing_is_half_written_and_room_makes_it_wor
         assert [job.id async for job in bus.find_all()] == [again]
 
 
-async def test_jobs_that_were_accepted_still_run_on_a_disk_that_is_full(
+async def test_jobs_that_were_accepted_still_run_once_a_full_disk_has_some_room(
     tmp_path: Path, on_connecting: Prepare
 ) -> None:
     on_connecting(lambda one: one.execute("PRAGMA max_page_count = 120").fetchone())
@@ -219,15 +228,12 @@ async def test_jobs_that_were_accepted_still_run_on_a_disk_that_is_full(
         @bus.job
         async def work(x: str) -> None: ...
 
-        kept: list[str] = []
-        with pytest.raises(BackendFull):
-            while len(kept) < 500:
-                kept.append(await work.enqueue("y" * 2000))
-        await bus.discard(kept[0])
-        await bus.cancel(*kept[:5])
-        await bus.discard(*kept[:5])
+        ballast = [work.options(queue="ballast").message("y" * 2000) for _ in range(5)]
+        await bus.enqueue_many(ballast)
+        kept = await fill(bus)
+        assert await bus.purge("ballast") == 5
         async with at_work(bus):
-            await all_ended(bus, kept[5:])
+            await all_ended(bus, kept)
             await completed(bus, kept[-1])
 
 

@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from jobbus.errors import ConfigurationError
 from jobbus.handlers import Isolation
-from jobbus.job import Problem, Progress
-from jobbus.job_type import Notice
 from jobbus.message import Abandonment, Completion, CountsAs, Delivery
 from jobbus.services.loop import every
 from jobbus.services.retention import keep_for, prune_once
@@ -30,7 +28,8 @@ from .heartbeat import Heartbeat
 from .held import Held, Holdings
 from .host import WorkerHost
 from .isolation import ChildPool
-from .reports import AttemptReport, log_problem, outcome_of, tell
+from .notices import Notices
+from .reports import AttemptReport, outcome_of
 from .settle import Settlement, Settler
 
 if TYPE_CHECKING:
@@ -99,7 +98,6 @@ class Worker:
         self._release_requested = asyncio.Event()
         self._runners: set[asyncio.Task[None]] = set()
         self._suspect_slot: asyncio.Task[None] | None = None
-        self._notifying: set[asyncio.Task[None]] = set()
         self._children: ChildPool | None = None
 
     @property
@@ -144,13 +142,14 @@ class Worker:
         queue = self.bus.queue
         store = queue if isinstance(queue, JobStore) else None
         self._store = store
+        self._notices = Notices(self.bus.handlers.get, self.observers)
         self._settler = Settler(
             queue,
             store,
             self._holdings,
             on_lost=self._told_lost,
-            on_settled=self._tell_observers,
-            on_progress=self._tell_progress,
+            on_settled=self._notices.recorded,
+            on_progress=self._notices.progressed,
         )
         self._heartbeat = Heartbeat(
             queue, self._holdings, self.lease, on_lost=self._lost, on_cancel=self._cancel
@@ -261,7 +260,7 @@ class Worker:
             held.runner = None
             if settlement is None:
                 self._settler.drop(held)
-                self._observe(held, "lost", time.monotonic() - held.started_at, None)
+                self._notices.attempted(held, "lost", time.monotonic() - held.started_at, None)
             else:
                 self._settle(held, settlement, time.monotonic() - held.started_at)
             if suspects and held.delivery.crashes:
@@ -299,33 +298,7 @@ class Worker:
         self._settler.submit(held, settlement)
         self._holdings.freed.set()
         outcome, problem = outcome_of(settlement)
-        self._observe(held, outcome, duration, problem)
-
-    def _observe(self, held: Held, outcome: str, duration: float, problem: Problem | None) -> None:
-        if problem is not None:
-            log_problem(held.delivery, outcome, problem)
-        elif log.isEnabledFor(logging.DEBUG):
-            log.debug("%s %s %s", outcome, held.delivery.message.job_type, held.delivery.job_id)
-        if self.observers:
-            report = AttemptReport(
-                delivery=held.delivery, outcome=outcome, duration=duration, problem=problem
-            )
-            tell(self.observers, report)
-
-    def _tell_observers(self, held: Held) -> None:
-        if held.notice is not None:
-            self._notify(held, *held.notice)
-
-    def _tell_progress(self, held: Held, progress: Progress) -> None:
-        self._notify(held, "progress", progress)
-
-    def _notify(self, held: Held, event: Notice, value: object) -> None:
-        job_type = self.bus.handlers.get(held.delivery.message.job_type)
-        if job_type is None or held.context is None or event not in job_type.observers:
-            return
-        task = asyncio.create_task(job_type.notify(event, held.context, value))
-        self._notifying.add(task)
-        task.add_done_callback(self._notifying.discard)
+        self._notices.attempted(held, outcome, duration, problem)
 
     # what befalls jobs from outside
 
@@ -412,7 +385,7 @@ class Worker:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(RELEASE_GRACE):
                 await self._settler.flushed()
-                await asyncio.gather(*self._notifying)
+                await self._notices.told()
         self._deadlines.stop()
         await self._heartbeat.stop()
         if self._children is not None:
