@@ -7,6 +7,8 @@ PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
 TEST_SECONDS ?= 1800
 # An interrupt lets pytest take its servers down; a minute later it has no more say.
 HARD_LIMIT := $(if $(shell command -v timeout),timeout --signal=INT --kill-after=60 $(TEST_SECONDS))
+# Whole files side by side: the tests of one often share a database.
+PARALLEL ?= --numprocesses auto --dist loadfile
 # mypy and ruff refuse folders that hold no Python, or are not there.
 CHECKED := src tests $(foreach folder,benchmarks examples,$(if $(wildcard \
 	$(folder)/*.py $(folder)/*/*.py),$(folder)))
@@ -23,7 +25,7 @@ demo: $(VENV)/.installed ## Show jobbus at work (options in DEMO_ARGS)
 	@$(BIN)/jobbus demo $(DEMO_ARGS)
 
 test: $(VENV)/.installed-dev ## Run all tests against real servers (options in PYTEST_ARGS)
-	@$(HARD_LIMIT) $(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(HARD_LIMIT) $(BIN)/python -m pytest $(PARALLEL) $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev ## Check style and formatting
 	@$(BIN)/ruff check --quiet $(CHECKED) && $(BIN)/ruff format --quiet --check $(CHECKED)

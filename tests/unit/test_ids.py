@@ -50,7 +50,7 @@ def test_a_clock_that_stands_still_or_goes_back_does_not_disturb_the_order(
 ) -> None:
     now = time.time_ns() + 10**9
     moments = iter([now, now, now - 5 * 10**9, now - 10**6, now + 10**6])
-    monkeypatch.setattr(ids.time, "time_ns", lambda: next(moments))
+    monkeypatch.setattr(time, "time_ns", lambda: next(moments))
     made = [new_id() for _ in range(5)]
     assert made == sorted(made)
     assert len(set(made)) == 5
@@ -60,7 +60,7 @@ def test_more_ids_than_a_millisecond_holds_borrow_from_the_next(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = ids._Clock()
-    monkeypatch.setattr(ids.time, "time_ns", lambda: 5_000_000)
+    monkeypatch.setattr(time, "time_ns", lambda: 5_000_000)
     clock.tick()
     clock._counter = (1 << 26) - 2
     ticks = [clock.tick() for _ in range(3)]

@@ -73,7 +73,7 @@ TABLE: list[tuple[str, BaseException, int, Decision]] = [
     ("snoozed into the past", Snooze(-SECOND), LAST, Again(delay=0 * SECOND, counts=False)),
     ("snoozed for ever", Snooze(999 * HOUR), LAST, Again(delay=MAX_DELAY, counts=False)),
     ("rate-limited", RateLimited(20 * SECOND), LAST, Again(delay=21 * SECOND, counts=False)),
-    ("rate-limited hardly", RateLimited(0 * SECOND), LAST, Again(delay=1.05 * SECOND, counts=False)),
+    ("rate-limited a bit", RateLimited(0 * SECOND), LAST, Again(delay=1.05 * SECOND, counts=False)),
     ("rate-limited too long", RateLimited(9 * HOUR), LAST, Again(delay=1.05 * HOUR, counts=False)),
     # signals that cost an attempt
     ("retry as the policy says", Retry("x"), SECOND_TRY, Again(delay=15 * SECOND)),

@@ -247,9 +247,12 @@ async def test_log_records_reach_the_workers_loggers_within_the_jobs_context(
         return True
 
     caplog.set_level(logging.INFO)
-    caplog.handler.addFilter(note_job)
     told = context()
-    await pool.run(handlers.log_something, told, b"{}", timeout=None)
+    caplog.handler.addFilter(note_job)
+    try:
+        await pool.run(handlers.log_something, told, b"{}", timeout=None)
+    finally:
+        caplog.handler.removeFilter(note_job)  # the handler serves all tests of the session
     first, second = (one for one in caplog.records if one.name == "app.video")
     assert (first.levelname, first.getMessage()) == ("INFO", "rendering frame 100%")
     assert first.funcName == "log_something"

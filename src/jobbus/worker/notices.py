@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -30,10 +31,12 @@ class Notices:
 
     def attempted(self, held: Held, outcome: str, duration: float, problem: Problem | None) -> None:
         """An attempt has come to its end here; the queue has yet to be told."""
-        if problem is not None:
-            log_problem(held.delivery, outcome, problem)
-        elif log.isEnabledFor(logging.DEBUG):
-            log.debug("%s %s %s", outcome, held.delivery.message.job_type, held.delivery.job_id)
+        # The application's logging is not ours: a filter or handler that fails costs no slot.
+        try:
+            self._log(held, outcome, problem)
+        except Exception:
+            with contextlib.suppress(Exception):
+                log.exception("logging the outcome of job %s failed", held.delivery.job_id)
         if self._observers:
             report = AttemptReport(
                 delivery=held.delivery, outcome=outcome, duration=duration, problem=problem
@@ -51,6 +54,12 @@ class Notices:
     async def told(self) -> None:
         """Until everybody has heard."""
         await asyncio.gather(*self._telling)
+
+    def _log(self, held: Held, outcome: str, problem: Problem | None) -> None:
+        if problem is not None:
+            log_problem(held.delivery, outcome, problem)
+        elif log.isEnabledFor(logging.DEBUG):
+            log.debug("%s %s %s", outcome, held.delivery.message.job_type, held.delivery.job_id)
 
     def _notify(self, held: Held, event: Notice, value: object) -> None:
         job_type = self._handlers(held.delivery.message.job_type)
