@@ -55,7 +55,7 @@ def environment() -> dict[str, str]:
 def run_demo(
     library: Path, output: Path, extra: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # noqa: S603
+    return subprocess.run(
         command(library, output, extra),
         capture_output=True,
         text=True,
@@ -85,7 +85,7 @@ def test_it_names_the_dead_and_how_to_look_at_them(undisturbed: Path, library: P
     assert "jobs in the dead letters" in done.stdout
     shown = next(line for line in done.stdout.splitlines() if "jobbus jobs show" in line)
     words = shown.split("jobbus ", 1)[1].split()
-    look = subprocess.run(  # noqa: S603
+    look = subprocess.run(
         [sys.executable, "-m", "jobbus", *words, "-o", "json"],
         capture_output=True,
         text=True,
@@ -122,9 +122,9 @@ def test_killed_ten_times_it_comes_to_the_report_of_an_undisturbed_run(
     library: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "output"
-    chance = random.Random(20261122)  # noqa: S311
+    chance = random.Random(20261122)
     for _ in range(10):
-        process = subprocess.Popen(  # noqa: S603
+        process = subprocess.Popen(
             command(library, output),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final, Self
 from jobbus.errors import Unsupported
 from jobbus.message import Capabilities
 
+from .sql.base import CAPABILITIES as FILE_CAPABILITIES
 from .sql.callers import CallerSql
 from .sql.sqlite_engine import Clock, SqliteEngine, utc_now
-from .sql.sqlite_queue import CAPABILITIES as FILE_CAPABILITIES
 from .sql.sqlite_queue import SqliteBased
 from .sql.statements import Naming
 

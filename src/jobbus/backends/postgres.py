@@ -21,7 +21,7 @@ from jobbus.errors import BackendUnavailable, ConfigurationError, MissingDepende
 from jobbus.message import Capabilities, Message
 
 from .sql import migrate
-from .sql.base import SqlQueue
+from .sql.base import CAPABILITIES, SqlQueue
 from .sql.callers import CallerSql
 from .sql.migrate import SchemaStatus
 from .sql.program import Call, Dialect, Program, Statement
@@ -41,19 +41,6 @@ if TYPE_CHECKING:
     from jobbus.settings import Settings
 
 T = TypeVar("T")
-CAPABILITIES: Final = Capabilities(
-    durable=True,
-    ledger=True,
-    deduplicates=True,
-    ordered_groups=True,
-    priorities=True,
-    dependencies=True,
-    unique_keys=True,
-    expiry=True,
-    transactional=True,
-    extends_leases=True,
-    exact_counts=True,
-)
 _RETRIES: Final = 5
 """Of a transaction that Postgres gave up for a deadlock or a serialization failure."""
 _NOTIFY_GAP: Final = 0.01

@@ -38,6 +38,20 @@ LOOK_INTERVAL: Final = 1.0
 _SEEN_INTERVAL: Final = 15.0
 _SWEEP_INTERVAL: Final = 30.0
 MIN_LEASE: Final = timedelta(seconds=1)
+CAPABILITIES: Final = Capabilities(
+    durable=True,
+    ledger=True,
+    deduplicates=True,
+    ordered_groups=True,
+    priorities=True,
+    dependencies=True,
+    unique_keys=True,
+    expiry=True,
+    transactional=True,
+    extends_leases=True,
+    exact_counts=True,
+)
+"""What a database of jobs can do, whichever it is."""
 _INTEGER_LIMIT: Final = 2**31 - 1
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from jobbus.errors import BackendUnavailable
 from jobbus.message import Capabilities, Message
 
 from . import migrate
-from .base import SqlQueue
+from .base import CAPABILITIES, SqlQueue
 from .callers import CallerSql
 from .migrate import SchemaStatus
 from .program import Call, Dialect, Program, Statement
@@ -19,19 +19,6 @@ from .sqlite_engine import SQLITE, SqliteEngine, utc_now
 from .statements import Naming, load
 
 T = TypeVar("T")
-CAPABILITIES: Final = Capabilities(
-    durable=True,
-    ledger=True,
-    deduplicates=True,
-    ordered_groups=True,
-    priorities=True,
-    dependencies=True,
-    unique_keys=True,
-    expiry=True,
-    transactional=True,
-    extends_leases=True,
-    exact_counts=True,
-)
 
 
 class SqliteBased(SqlQueue):
