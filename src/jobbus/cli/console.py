@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
-from jobbus.cli.text import plain, to_json
+from jobbus.cli.text import plain, shortened, to_json
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
 
 Item = Mapping[str, Any]
 _WIDE: Final = 240
+_GAP: Final = 2
+_READABLE: Final = 12
 """Columns of a table that is not shown on a terminal, so that nothing is cut."""
 
 
@@ -156,7 +158,9 @@ class Console:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+        console = self.rich(sys.stdout)
+        room = _room_for_last(console.width, columns, items)
+        table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
         for column in columns:
             table.add_column(
                 column.title,
@@ -169,13 +173,12 @@ class Console:
             table.add_row(
                 *(
                     Text(
-                        plain(column.text(item)),
+                        shortened(column.text(item), room if column is columns[-1] else _WIDE),
                         style=column.style(item) if callable(column.style) else column.style,
                     )
                     for column in columns
                 )
             )
-        console = self.rich(sys.stdout)
         with console.capture() as captured:
             console.print(table)
         sys.stdout.write(captured.get())
@@ -188,6 +191,12 @@ def write_line(text: str) -> None:
 
 def _widest(column: Column, items: Sequence[Item]) -> int:
     return max(len(column.title), *(len(plain(column.text(item))) for item in items))
+
+
+def _room_for_last(width: int, columns: Sequence[Column], items: Sequence[Item]) -> int:
+    """The last column, which explains, gives way to the others, which identify."""
+    taken = sum(_widest(column, items) + _GAP for column in columns[:-1])
+    return max(width - taken, _READABLE)
 
 
 def _width_elsewhere() -> int:
