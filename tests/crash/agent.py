@@ -207,7 +207,7 @@ class Watched(SqlQueue):
         for delivery in deliveries:
             self.agent.note("settling", delivery.job_id, delivery.attempt, verb=verb)
         lost: list[Delivery] = []
-        with self._points(verb):
+        with self._points(verb) if deliveries else _within(verb):
             yield lost
         refused = {(delivery.job_id, delivery.attempt) for delivery in lost}
         for delivery in deliveries:
