@@ -1,6 +1,6 @@
 -- The queue and the ledger are one table. Three flags carry the hot indexes (ready, timed, dead), so
--- that completing a job touches no indexed column: the update stays on its page (HOT), and finished
--- rows cost the claim nothing. fillfactor leaves room for the two updates that every job gets.
+-- that completing a job touches no indexed column: the update can stay on its page (HOT) wherever
+-- that has room, and finished rows cost the claim nothing. fillfactor leaves some of that room.
 CREATE TABLE background_jobs (
     id               uuid PRIMARY KEY,
     queue            text NOT NULL,

@@ -24,7 +24,7 @@ _CLOSED: Final = "the synchronous bus was closed by another thread meanwhile"
 
 
 class SyncJobBus:
-    """Every verb of :class:`~jobbus.JobBus` without ``await``, from any thread.
+    """The verbs of :class:`~jobbus.JobBus` that applications use, without ``await``, on any thread.
 
     The thread and the connections are made at the first call, and again in a child process after a
     fork: nothing is shared across one. With ``connection=`` the statements run in the calling

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
@@ -68,6 +69,8 @@ class Agent:
         self.note = history.note
         self.settling_takes = 0.0
         """Seconds that completions are held up, as by a busy database."""
+        self.finish_writing: Callable[[], None] = lambda: None
+        """Returns when no thread of this process is writing to the database."""
 
     def close(self) -> None:
         self._history.close()
@@ -81,6 +84,8 @@ class Agent:
             self._arrivals += 1
             if self._arrivals != point.time:
                 return
+            if point.signal is signal.SIGSTOP:
+                self.finish_writing()
             self.note("dying" if point.signal is signal.SIGKILL else "stopping", label=label)
             os.kill(os.getpid(), point.signal)
 
@@ -224,6 +229,13 @@ class WatchedSqlite(Watched, SqliteQueue):
         super().__init__(path)
         self.agent = agent
         self.address = path
+        agent.finish_writing = self._finish_writing
+
+    def _finish_writing(self) -> None:
+        # Who is frozen in a write transaction holds up everybody, which is not what is tested.
+        with closing(sqlite3.connect(self.address, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
 
     def separate(self) -> WatchedSqlite:
         return WatchedSqlite(self.address, self.agent)

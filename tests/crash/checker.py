@@ -30,6 +30,9 @@ EVERYBODY: Final = "*"
 FAULTS: Final = frozenset({"dying", "stopping", "killed", "stopped", "draining", "cut"})
 """Records of what interrupts the work of a process."""
 
+TRANSACTIONAL: Final = "transactional"
+"""The job type whose effects commit with its jobs' completion."""
+
 Key = tuple[str, int]
 """A job, and one of its attempts."""
 
@@ -56,7 +59,7 @@ class Evidence:
     earlier: Sequence[Job] = ()
     """The ledger at earlier moments."""
     effects: Sequence[Key] | None = None
-    """What the jobs wrote in the transactions that completed them, where they did."""
+    """What the jobs of type ``transactional`` wrote in the transactions that completed them."""
 
     @cached_property
     def claims(self) -> Mapping[str, Sequence[Record]]:
@@ -268,13 +271,15 @@ def not_exactly_once(evidence: Evidence) -> Iterable[Violation]:
     for job_id, attempt in evidence.effects:
         written[job_id].append(attempt)
     for job in evidence.jobs.values():
+        if job.job_type != TRANSACTIONAL:
+            continue
         attempts = written.pop(job.id, [])
         expected = [job.attempt] if job.state is JobState.COMPLETED else []
         if attempts != expected:
             text = f"it is {job.state} in attempt {job.attempt}; attempts {attempts} were written"
             yield Violation("C6", job.id, text)
     for job_id, attempts in written.items():
-        yield Violation("C6", job_id, f"attempts {attempts} of an unknown job were written")
+        yield Violation("C6", job_id, f"attempts {attempts} were written, and no such job is known")
 
 
 def wrong_accounts(evidence: Evidence) -> Iterable[Violation]:

@@ -240,7 +240,7 @@ class Place:
     ) -> dict[str, Job]:
         """Hold all invariants against what happened; return the jobs.
 
-        ``effects`` are those that the database keeps, which must be there once for each job.
+        ``effects`` are what the jobs of type ``transactional`` have written, once each.
         """
         earlier = list(self._looks)
         jobs = await self.look(bus)

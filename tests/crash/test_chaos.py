@@ -17,10 +17,10 @@ pytestmark = [pytest.mark.crash, pytest.mark.slow, pytest.mark.timeout(120)]
 
 WORKERS: Final = 3
 FAULTS: Final = 12
-LEASE: Final = 1.5
-TRANSACTIONAL: Final = 150
-PLAIN: Final = 250
-FAILING: Final = 50
+LEASE: Final = 3.0
+"""Seconds."""
+BATCH: Final = {"plain": 20, "transactional": 14, "fails_once": 6}
+"""What is enqueued between two faults, by job type."""
 
 
 async def test_nothing_is_lost_and_nothing_is_done_twice_while_workers_die_at_random(
@@ -29,43 +29,56 @@ async def test_nothing_is_lost_and_nothing_is_done_twice_while_workers_die_at_ra
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     async with place.bus() as bus:
-        await _enqueue(bus)
-        await _torment(place, random.Random(seed))
+        frozen = await _torment(place, bus, random.Random(seed))
         await place.look(bus)
         await place.until_done(bus)
-        effects = set(await place.effects())
-        jobs = await place.prove(bus)
-    transactional = {job.id: job for job in jobs.values() if job.job_type == "transactional"}
+        await _thaw(place, frozen)
+        effects = await place.effects()
+        jobs = await place.prove(bus, effects=effects)
     assert {job.state for job in jobs.values()} == {JobState.COMPLETED}
-    assert effects == {(job.id, job.attempt) for job in transactional.values()}
-    assert len(jobs) == TRANSACTIONAL + PLAIN + FAILING
-    assert sum(job.crashes for job in jobs.values()) >= FAULTS, "the faults met nobody at work"
+    assert len(jobs) == FAULTS * sum(BATCH.values())
+    assert sum(job.crashes for job in jobs.values()) >= FAULTS / 2, "the faults met nobody at work"
 
 
-async def _enqueue(bus: JobBus) -> None:
-    kinds = {"transactional": TRANSACTIONAL, "plain": PLAIN, "fails_once": FAILING}
-    messages = []
-    for name, number in kinds.items():
-        payload = {"seconds": 0.15} if name == "plain" else {}
-        for _ in range(number):
-            message = await bus.message_for(name, payload)
-            messages.append(replace(message, max_crashes=100))  # nobody here is poison
-    random.shuffle(messages)
-    await bus.enqueue_many(messages)
-
-
-async def _torment(place: Place, chance: random.Random) -> None:
-    """Kill and freeze; what was killed is replaced, and what was frozen thaws after its lease."""
-    workers: list[Process] = [place.start(f"worker-{n}", lease=LEASE) for n in range(WORKERS)]
+async def _torment(place: Place, bus: JobBus, chance: random.Random) -> list[Process]:
+    """Kill and freeze whoever is at work, and put another worker in its place."""
+    workers = [place.start(f"worker-{number}", lease=LEASE) for number in range(WORKERS)]
     frozen: list[Process] = []
     for number in range(FAULTS):
-        await asyncio.sleep(chance.uniform(0.05, 0.4))
-        victim = workers.pop(chance.randrange(len(workers)))
-        if number % 4 == 3:
-            victim.stop()
+        await _enqueue(bus, chance)
+        at_work = {worker.name: worker for worker in workers}
+        before = len(place.records("started"))
+        found = await place.seen("started", number=before + 1)
+        await asyncio.sleep(chance.uniform(0, 0.1))
+        victim = at_work.get(found[-1].process)
+        if victim is None:
+            continue  # the last word of one that is gone
+        workers.remove(victim)
+        workers.append(place.start(f"next-{number}", lease=LEASE))
+        if number % 4 == 3 and not place.on_sqlite:
+            victim.stop()  # on SQLite it might hold the lock without which nobody can write
             frozen.append(victim)
         else:
             victim.kill()
-        workers.append(place.start(f"next-{number}", lease=LEASE))
-    for one in frozen:
-        one.resume()
+    return frozen
+
+
+async def _enqueue(bus: JobBus, chance: random.Random) -> None:
+    payloads = {"plain": {"seconds": 0.1}}
+    messages = [
+        # Nobody here is poison, however often it is met.
+        replace(await bus.message_for(name, payloads.get(name, {})), max_crashes=100)
+        for name, number in BATCH.items()
+        for _ in range(number)
+    ]
+    chance.shuffle(messages)
+    await bus.enqueue_many(messages)
+
+
+async def _thaw(place: Place, frozen: list[Process]) -> None:
+    """What they come back with is too late."""
+    for process in frozen:
+        process.resume()
+    for process in frozen:
+        process.terminate()
+        assert await process.ended() == 0, process.log

@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 
 from jobbus.job import EventType, Job, JobEvent, JobState
-from tests.crash.checker import EVERYBODY, Evidence, violations
+from tests.crash.checker import EVERYBODY, TRANSACTIONAL, Evidence, violations
 from tests.crash.history import Record
 
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
@@ -59,7 +59,7 @@ def what_happened() -> list[Record]:
 def job(job_id: str, state: JobState = JobState.COMPLETED, **told: Any) -> Job:
     fields = {"attempt": 1, "failures": 0, "crashes": 0, **told}
     return Job(
-        id=job_id, job_type="plain", queue="default", state=state, priority=5, payload=b"{}",
+        id=job_id, job_type=TRANSACTIONAL, queue="default", state=state, priority=5, payload=b"{}",
         snoozes=0, max_attempts=3, generation=1, created_at=START, run_at=START, **fields,
     )  # fmt: skip
 

@@ -59,9 +59,10 @@ async def test_a_worker_frozen_in_its_handler_learns_that_it_lost_the_job_and_wo
 ) -> None:
     async with place.bus() as bus:
         job_id = await bus.enqueue("plain", {"gate": "open"})
-        frozen = place.start("frozen", lease=LEASE)
-        await place.seen("started")
-        frozen.stop()
+        # Between two renewals, where it holds no lock that others need.
+        after = point("extend:after", with_signal=signal.SIGSTOP)
+        frozen = place.start("frozen", point=after, lease=LEASE, concurrency=1)
+        await place.seen("stopping")
         place.open_gate("open")
         await place.work_off(bus)
         await place.look(bus)

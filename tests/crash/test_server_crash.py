@@ -51,7 +51,7 @@ async def test_jobs_outlive_a_database_that_is_away_for_longer_than_their_leases
     place = crashing_place
     async with place.bus() as bus:
         ids = await place.enqueue(bus, WORKERS * SLOTS, gate="open")
-        workers = _start(place, lease=1.5)
+        workers = _start(place, lease=3.0)
         await place.seen("started", number=len(ids))
         place.note("cut", process=EVERYBODY)
         await asyncio.to_thread(owned_postgres.crash)

@@ -169,7 +169,8 @@ def _reads_jobs(step: str) -> bool:
 
 @pytest.mark.services
 def test_completing_a_job_on_postgres_touches_no_index(postgres_url: str) -> None:
-    """The update stays on its page, which Postgres counts as HOT."""
+    """The update may stay on its page, and does where there is room: Postgres calls that HOT."""
+    number = 5  # few enough for all versions of their rows to fit on one page
 
     async def work_off() -> None:
         queue = PostgresQueue(postgres_url)
@@ -181,9 +182,7 @@ def test_completing_a_job_on_postgres_touches_no_index(postgres_url: str) -> Non
             return number
 
         async with bus, at_work(bus):
-            for _ in range(3):
-                ids = await bus.enqueue_many([work.message(number) for number in range(100)])
-                await all_ended(bus, ids)
+            await all_ended(bus, await bus.enqueue_many([work.message(n) for n in range(number)]))
 
     async def counted() -> tuple[int, int] | None:
         """Servers gather the statistics of a session when it has ended, a little later."""
@@ -191,15 +190,12 @@ def test_completing_a_job_on_postgres_touches_no_index(postgres_url: str) -> Non
             "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables"
             " WHERE relname = 'background_jobs'"
         ).fetchone()
-        return row if row and row[0] >= 600 else None
+        return row if row and row[0] >= 2 * number else None
 
     asyncio.run(work_off())
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         numbers = asyncio.run(eventually(counted, "two updates for each job"))
-    assert numbers is not None
-    updates, hot = numbers
-    assert updates == 600, "a claim and a completion for each"
-    assert hot >= 240, f"only {hot} of 300 completions were HOT"
+    assert numbers == (2 * number, number), "a claim each, and a completion that is HOT"
 
 
 def test_sqlite_times_are_those_of_this_host(aged_sqlite: sqlite3.Connection) -> None:

@@ -25,7 +25,7 @@ CAPABILITIES: Final = replace(FILE_CAPABILITIES, durable=False, transactional=Fa
 
 
 class MemoryQueue(SqliteBased):
-    """Jobs that live as long as the process; any number of queue objects may share them."""
+    """Jobs that live until the last open queue object that shares them is closed."""
 
     def __init__(self, *, clock: Clock = utc_now, _engine: SqliteEngine | None = None) -> None:
         super().__init__(_engine or SqliteEngine(":memory:", naming=Naming(), clock=clock))
