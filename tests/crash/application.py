@@ -66,6 +66,7 @@ def make_bus(address: str, folder: Path, agent: Agent) -> JobBus:
     settings = load_settings({"backend": "memory"}, environ={}, directory=folder)
     bus = JobBus(settings, queue=watched_queue(address, agent))
     _register_plain(bus, agent, folder)
+    _register_obstinate(bus, agent, folder)
     _register_ending(bus, agent)
     _register_families(bus, agent)
     for job_type in ISOLATED:
@@ -90,6 +91,8 @@ def _register_plain(bus: JobBus, agent: Agent, folder: Path) -> None:
         agent.reach("handler:after_effect")
         return context.attempt
 
+
+def _register_obstinate(bus: JobBus, agent: Agent, folder: Path) -> None:
     @bus.job
     def blocking(context: JobContext, gate: str) -> int:
         """Waits in a thread, where nothing can interrupt it."""
@@ -108,6 +111,8 @@ def _register_plain(bus: JobBus, agent: Agent, folder: Path) -> None:
         agent.note("effect", context.job_id, context.attempt)
         return context.attempt
 
+
+def _register_ending(bus: JobBus, agent: Agent) -> None:
     @bus.job
     async def transactional(context: JobContext) -> int:
         """Has its effect in the transaction that completes it."""
@@ -116,8 +121,6 @@ def _register_plain(bus: JobBus, agent: Agent, folder: Path) -> None:
             await insert_effect(connection, context.job_id, context.attempt)
         return context.attempt
 
-
-def _register_ending(bus: JobBus, agent: Agent) -> None:
     @bus.job
     async def fails_once(context: JobContext) -> int:
         agent.note("started", context.job_id, context.attempt)

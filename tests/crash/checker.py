@@ -101,11 +101,11 @@ class Evidence:
         held: set[Key] = set()
         for record in self.records:
             key = (record.job, record.attempt)
-            if record.monotonic > fault.monotonic:
-                continue
-            if whose in (EVERYBODY, record.process) and record.event == "claimed":
-                held.add(key)
-            elif record.event == "settled":
+            if record.event == "claimed" and whose in (EVERYBODY, record.process):
+                # It may be the answer that was late, and not the claim.
+                if record.detail["before"] <= fault.monotonic:
+                    held.add(key)
+            elif record.event == "settled" and record.monotonic <= fault.monotonic:
                 held.discard(key)
         return {job for job, _ in held}
 

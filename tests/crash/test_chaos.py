@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from dataclasses import replace
 from typing import Final
 
 import pytest
 
 from jobbus.bus import JobBus
-from jobbus.job import JobState
+from jobbus.job import UNFINISHED, JobState
+from jobbus.store import JobFilter
 from tests.crash.place import Place, Process
 
 pytestmark = [pytest.mark.crash, pytest.mark.slow, pytest.mark.timeout(120)]
@@ -31,8 +33,8 @@ async def test_nothing_is_lost_and_nothing_is_done_twice_while_workers_die_at_ra
     async with place.bus() as bus:
         frozen = await _torment(place, bus, random.Random(seed))
         await place.look(bus)
+        await _thaw(place, bus, frozen)
         await place.until_done(bus)
-        await _thaw(place, frozen)
         effects = await place.effects()
         jobs = await place.prove(bus, effects=effects)
     assert {job.state for job in jobs.values()} == {JobState.COMPLETED}
@@ -75,8 +77,18 @@ async def _enqueue(bus: JobBus, chance: random.Random) -> None:
     await bus.enqueue_many(messages)
 
 
-async def _thaw(place: Place, frozen: list[Process]) -> None:
-    """What they come back with is too late."""
+async def _thaw(place: Place, bus: JobBus, frozen: list[Process]) -> None:
+    """Let them go on, when their leases have lapsed and all that they hold no lock on is done."""
+    names = {process.name for process in frozen}
+    held = {record.job for record in place.records("claimed", where=lambda r: r.process in names)}
+    lapsed = time.monotonic() + LEASE
+
+    async def nothing_else_left() -> bool:
+        unfinished = {job.id async for job in bus.find_all(JobFilter(states=UNFINISHED))}
+        return unfinished <= held and time.monotonic() > lapsed
+
+    if frozen:
+        await place.until("the other jobs to end", nothing_else_left)
     for process in frozen:
         process.resume()
     for process in frozen:

@@ -252,6 +252,15 @@ def test_an_effect_of_a_job_that_did_not_complete_is_reported() -> None:
     assert ("C6", CALM) in judged(jobs=jobs, effects=[(CALM, 1), (STRUCK, 2)])
 
 
+def test_an_interruption_excuses_what_was_on_its_way_to_the_process() -> None:
+    """The claim had been asked for, and its answer came only when the process thawed."""
+    frozen = record(9.95, "test", "stopped", process="first")
+    jobs = ledger() | {CALM: job(CALM, crashes=1)}
+    assert judged([*what_happened(), frozen], jobs) == set()
+    too_early = record(9.8, "test", "stopped", process="first")
+    assert judged([*what_happened(), too_early], jobs) == {("C9", CALM)}
+
+
 def test_crashes_and_failures_that_did_not_happen_are_reported() -> None:
     assert judged(jobs=ledger() | {CALM: job(CALM, crashes=1)}) == {("C9", CALM)}
     assert judged(jobs=ledger() | {CALM: job(CALM, failures=1)}) == {("C9", CALM)}

@@ -79,19 +79,10 @@ async def test_recover_stuck_background_jobs_takes_lapsed_leases_and_leaves_live
         await place.seen("started", number=5)
         frozen.stop()
         assert await bus.cancel(unwanted) == {unwanted: CancelOutcome.REQUESTED}
-        recovered: dict[str, str] = {}
-
-        async def all_four() -> bool:
-            recovered.update(await asyncio.to_thread(_recover, place.address, 0))
-            return len(recovered) >= 4
-
         assert await asyncio.to_thread(_recover, place.address, 60) == {}
-        await place.until("the leases to lapse", all_four)
-        assert recovered == {
-            poison: "failed",
-            unwanted: "cancelled",
-            **dict.fromkeys(stuck, "queued"),
-        }
+        recovered = await _recovered(place, 4)
+        ends = {poison: "failed", unwanted: "cancelled", **dict.fromkeys(stuck, "queued")}
+        assert recovered == ends
         assert await bus.get_status(alive) is JobState.RUNNING
         place.open_gate("open")
         await place.work_off(bus)
@@ -100,17 +91,26 @@ async def test_recover_stuck_background_jobs_takes_lapsed_leases_and_leaves_live
         frozen.terminate()
         assert await frozen.ended() == 0, frozen.log
         jobs = await place.prove(bus)
-    ends = {id: (job.state, job.attempt, job.crashes) for id, job in jobs.items()}
-    assert ends == {
+    assert {id: (job.state, job.attempt, job.crashes) for id, job in jobs.items()} == {
         poison: (JobState.FAILED, 1, 1),
         unwanted: (JobState.CANCELLED, 1, 0),
         **dict.fromkeys(stuck, (JobState.COMPLETED, 2, 1)),
         follower: (JobState.COMPLETED, 1, 0),
         alive: (JobState.COMPLETED, 1, 0),
     }
-    problem = jobs[poison].problem
-    assert problem is not None
-    assert problem.kind == "poison_crash"
+    assert "poison_crash" in str(jobs[poison].problem)
+
+
+async def _recovered(place: Place, number: int) -> dict[str, str]:
+    """What became of so many jobs, as soon as their leases have lapsed."""
+    found: dict[str, str] = {}
+
+    async def enough() -> bool:
+        found.update(await asyncio.to_thread(_recover, place.address, 0))
+        return len(found) >= number
+
+    await place.until("the leases to lapse", enough)
+    return found
 
 
 def _recover(url: str, minutes: int) -> Mapping[str, str]:
@@ -128,11 +128,7 @@ async def test_a_job_that_is_recovered_keeps_the_deadline_for_its_start(
     async with place.bus() as bus:
         job_id = await bus.enqueue("plain", {"gate": "open"}, expires_in=4.0)
         await place.start("victim", point=point("handler:before_effect"), lease=1.0).died()
-
-        async def recovered() -> bool:
-            return job_id in await asyncio.to_thread(_recover, place.address, 0)
-
-        await place.until("the lease to lapse", recovered)
+        assert await _recovered(place, 1) == {job_id: "queued"}
         await bus.pause("default")
         worker = place.start("keeper")
         await place.until_done(bus)

@@ -67,7 +67,7 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.upper().startswith(("BACKGROUND_JOBS", "JOBBUS", "PYTEST"))
+        if not name.upper().startswith(("BACKGROUND_JOBS", "JOBBUS", "PYTEST", "COLUMNS", "LINES"))
     }
     shims = folder.parent / f"{folder.name}-bin"
     shims.mkdir(exist_ok=True)
