@@ -94,6 +94,7 @@ async def test_a_fetcher_goes_on_when_the_wait_at_another_queue_loses_its_cancel
         {"busy": 1.0, "silent": 1.0},
         timedelta(seconds=60),
         room=lambda: 1,
+        free=lambda: 1,
         freed=asyncio.Event(),
         deliver=lambda deliveries, *more: None,
     )

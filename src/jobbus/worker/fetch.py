@@ -73,6 +73,7 @@ class Fetcher:
         lease: timedelta,
         *,
         room: Callable[[], int],
+        free: Callable[[], int],
         freed: asyncio.Event,
         deliver: Callable[[Sequence[Delivery], float], None],
     ) -> None:
@@ -80,6 +81,7 @@ class Fetcher:
         self._queues = dict(queues)
         self._lease = lease
         self._room = room
+        self._free = free
         self._freed = freed
         self._deliver = deliver
         self._last_delivery = time.monotonic()
@@ -126,7 +128,8 @@ class Fetcher:
     async def _await_any(self) -> None:
         """Wait at every queue; the first with something ends the wait at the others."""
         if len(self._queues) == 1:
-            await self._receive(next(iter(self._queues)), max(self._room(), 1), _WAIT)
+            # What comes after a quiet time is for free slots: the pace of before tells nothing.
+            await self._receive(next(iter(self._queues)), max(self._free(), 1), _WAIT)
             return
         waits = {asyncio.create_task(self._receive(name, 1, _WAIT)) for name in self._queues}
         try:

@@ -172,6 +172,7 @@ class Worker:
             self.queues,
             self.lease,
             room=self._room,
+            free=lambda: self.concurrency - len(self._holdings) + self._settler.pending,
             freed=self._holdings.freed,
             deliver=self._deliver,
         )
