@@ -190,11 +190,10 @@ class Watched(SqlQueue):
         *,
         write: bool = True,
         atomic: bool = True,
-        role: str = "control",
     ) -> T:
         verb = _verb.get()  # now: the program may be driven by another thread
         return await super()._run(  # type: ignore[safe-super]  # the backend's comes next in line
-            lambda: self.agent.steps(verb, make()), write=write, atomic=atomic, role=role
+            lambda: self.agent.steps(verb, make()), write=write, atomic=atomic
         )
 
     @contextmanager

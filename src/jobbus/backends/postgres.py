@@ -199,7 +199,6 @@ class PostgresQueue(SqlQueue):
         *,
         write: bool = True,
         atomic: bool = True,
-        role: str = "control",
     ) -> T:
         for attempt in range(1, _RETRIES + 1):
             try:

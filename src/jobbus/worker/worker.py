@@ -172,7 +172,7 @@ class Worker:
             self.queues,
             self.lease,
             room=self._room,
-            free=lambda: self.concurrency - len(self._holdings) + self._settler.pending,
+            free=lambda: self.concurrency - self._busy(),
             freed=self._holdings.freed,
             deliver=self._deliver,
         )
@@ -218,13 +218,17 @@ class Worker:
 
     # fetching
 
+    def _busy(self) -> int:
+        """Deliveries that run here or wait for a slot; not those whose outcome is on its way."""
+        return len(self._holdings) - self._settler.pending
+
     def _room(self) -> int:
         """How many more deliveries this worker can use soon."""
         if self._settler.pending > _SETTLE_BACKLOG:
             return 0
         prefetch = self._pace.prefetch()
         capacity = self.concurrency + prefetch
-        room = capacity - (len(self._holdings) - self._settler.pending)
+        room = capacity - self._busy()
         # With work at hand, one large claim later is better than many small ones now.
         return room if prefetch < self.concurrency or room >= capacity // 2 else 0
 

@@ -249,7 +249,7 @@ class SqlQueue(SqlLedger, ABC):
             )
 
         asked = time.monotonic()
-        rows = await self._run(make, atomic=False, role="claim")
+        rows = await self._run(make, atomic=False)
         deliveries, unreadable = deliveries_from(rows, queue, asked, self.dialect)
         self._claims.opened([*deliveries, *(dead.delivery for dead in unreadable)])
         if unreadable:
@@ -270,7 +270,7 @@ class SqlQueue(SqlLedger, ABC):
         linked = any(c.delivery.receipt.has_dependents for c in done)
         closed = self._claims.closing([c.delivery for c in done])
         make = self._completing_parts(done, closed=closed, linked=linked)
-        missed, parents = await self._run(make, atomic=linked, role="settle")
+        missed, parents = await self._run(make, atomic=linked)
         self._claims.settled([c.delivery for c in done])
         if parents:
             await self._run(lambda: dependencies.resolve(parents, self._scope), atomic=True)
@@ -302,7 +302,6 @@ class SqlQueue(SqlLedger, ABC):
         lost = await self._run(
             lambda: settling.settle(settlements, closed=closed, scope=self._scope),
             atomic=True,
-            role="settle",
         )
         self._claims.settled(deliveries)
         if any(d.receipt.has_dependents for d in deliveries):

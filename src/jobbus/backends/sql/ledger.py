@@ -55,7 +55,6 @@ class SqlLedger(ABC):
         *,
         write: bool = True,
         atomic: bool = True,
-        role: str = "control",
     ) -> T:
         """Run a program: ``atomic`` in a transaction, else statement by statement."""
 

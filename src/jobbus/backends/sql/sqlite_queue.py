@@ -82,7 +82,6 @@ class SqliteBased(SqlQueue):
         *,
         write: bool = True,
         atomic: bool = True,
-        role: str = "control",
     ) -> T:
         if self._loop is None:
             raise BackendUnavailable("this queue is not open: it was closed, or never opened")
