@@ -45,7 +45,10 @@ class Held:
     releasing: bool = False
     finished: bool = False
     """The handler is done; the outcome is on its way to the queue."""
-    progress: list[Progress] = field(default_factory=list)
+    progress: Progress | None = None
+    """The handler's latest word, from whichever thread; the ones before it are not written."""
+    told: Progress | None = None
+    """The latest word that was written."""
     context: JobContext | None = None
     notice: tuple[Literal["complete", "error"], object] | None = None
     """What to tell the job type's observers, once it has been recorded."""

@@ -33,8 +33,7 @@ class WorkerHost:
         self._thread = threading.get_ident()
 
     def report(self, progress: Progress) -> None:
-        # Only the latest is written; a list so that a thread's append is never half seen.
-        self._held.progress[:] = [progress]
+        self._held.progress = progress
 
     def cancel_requested(self) -> bool:
         return self._held.must_stop

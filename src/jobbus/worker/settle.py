@@ -61,6 +61,7 @@ class Settler:
         )
         self._buffer: list[_Item] = []
         self._flushing = 0
+        self._reporting = asyncio.Lock()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -100,15 +101,20 @@ class Settler:
 
     async def report_progress(self) -> None:
         """Write the progress that handlers reported since the last time."""
-        reports = self._reports(self._holdings.snapshot())
-        if reports and self._store is not None:
-            await self._store.record_progress(reports)
+        async with self._reporting:
+            reports = self._reports(self._holdings.snapshot())
+            if reports and self._store is not None:
+                await self._store.record_progress([(h.delivery, word) for h, word in reports])
+                self._reported(reports)
 
     async def _flush(self, batch: Sequence[_Item]) -> None:
-        reports = self._reports([item.held for item in batch])
-        if reports and self._store is not None:
-            store = self._store
-            await self._insist(batch, lambda: _nothing_lost(store.record_progress(reports)))
+        # A job's last word must not arrive after its end: then the store would drop it.
+        async with self._reporting:
+            reports = self._reports([item.held for item in batch])
+            if reports and self._store is not None:
+                store, words = self._store, [(h.delivery, word) for h, word in reports]
+                await self._insist(batch, lambda: _nothing_lost(store.record_progress(words)))
+                self._reported(reports)
         lost: list[Delivery] = []
         for kind, verb in self._verbs:
             items = [item for item in batch if isinstance(item.settlement, kind)]
@@ -122,16 +128,15 @@ class Settler:
             if item.held.notice is not None and id(item.held.delivery) not in refused:
                 self._on_settled(item.held)
 
-    def _reports(self, held: Sequence[Held]) -> list[tuple[Delivery, Progress]]:
-        """Take the latest word of each, leaving none."""
-        reports = []
-        for one in held:
-            if one.progress:
-                latest = one.progress[-1]
-                del one.progress[:]
-                reports.append((one.delivery, latest))
-                self._on_progress(one, latest)
-        return reports
+    def _reports(self, held: Sequence[Held]) -> list[tuple[Held, Progress]]:
+        """The latest word of each that has one which was not written yet."""
+        latest = ((one, one.progress) for one in held)
+        return [(one, word) for one, word in latest if word is not None and word is not one.told]
+
+    def _reported(self, reports: Sequence[tuple[Held, Progress]]) -> None:
+        for one, word in reports:
+            one.told = word
+            self._on_progress(one, word)
 
     async def _record(self, items: Sequence[_Item], verb: Verb) -> Sequence[Delivery]:
         """Tell the queue; if it cannot take a batch, find out which outcome it cannot take."""
