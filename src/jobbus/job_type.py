@@ -320,7 +320,7 @@ class JobType(Generic[P, R]):
     def _called_alone(
         self, context: JobContext, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Any:
-        token = run_in(context)
+        token = run_in(lambda: context)
         try:
             outcome = self.function(context, *args, **kwargs)
         finally:
@@ -361,7 +361,7 @@ class SyncJobType(JobType[P, R]):
 
 
 async def _awaited_in(context: JobContext, outcome: Awaitable[R]) -> R:
-    token = run_in(context)
+    token = run_in(lambda: context)
     try:
         return await outcome
     finally:

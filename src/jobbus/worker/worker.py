@@ -25,12 +25,11 @@ from .backlog import Backlog
 from .ending import end
 from .fetch import Fetcher, Pace, default_queues, queue_weights
 from .heartbeat import Heartbeat
-from .held import Held, Holdings
-from .host import WorkerHost
+from .held import Held, Holdings, Settlement
 from .isolation import ChildPool
 from .notices import Notices
-from .reports import AttemptReport, outcome_of
-from .settle import Settlement, Settler
+from .reports import AttemptReport
+from .settle import Settler
 
 if TYPE_CHECKING:
     from jobbus.bus import JobBus
@@ -160,8 +159,7 @@ class Worker:
         )
         self._attempts = Attempts(
             self.bus.handlers.get,
-            middleware=self.bus.middleware,
-            host=self._host,
+            bus=self.bus,
             threads=self._threads,
             children=self._child_pool,
             default_timeout=self.bus.settings.job_timeout,
@@ -176,12 +174,6 @@ class Worker:
             freed=self._holdings.freed,
             deliver=self._deliver,
         )
-
-    def _host(self, held: Held) -> WorkerHost:
-        job_type = self.bus.handlers.get(held.delivery.message.job_type)
-        if job_type is None:
-            raise ConfigurationError(f"no handler for {held.delivery.message.job_type}")
-        return WorkerHost(self.bus, held, job_type)
 
     def _child_pool(self) -> ChildPool:
         if self._children is None:
@@ -233,13 +225,13 @@ class Worker:
         return room if prefetch < self.concurrency or room >= capacity // 2 else 0
 
     def _deliver(self, deliveries: Sequence[Delivery], valid_until: float) -> None:
-        for delivery in deliveries:
-            held = Held(delivery, valid_until)
-            self._holdings.add(held)
-            if self.phase is Phase.RUNNING:
-                self._backlog.put(held)
-            else:
-                self._settle(held, release(delivery), 0.0)
+        taken = [Held(delivery, valid_until) for delivery in deliveries]
+        self._holdings.add(taken)
+        if self.phase is Phase.RUNNING:
+            self._backlog.put(taken)
+            return
+        for held in taken:
+            self._settle(held, release(held.delivery), 0.0)
 
     # running
 
@@ -257,23 +249,21 @@ class Worker:
             held.runner = task
             held.started_at = time.monotonic()
             settlement = await self._attempt(held)
-            if task is not None:
-                while task.cancelling():
-                    task.uncancel()
+            while task is not None and task.cancelling():
+                task.uncancel()
             if held.finished:
                 return  # it was given up on; another slot has taken this one's place
             held.runner = None
+            now = time.monotonic()
             if settlement is None:
                 self._settler.drop(held)
-                self._notices.attempted(held, "lost", time.monotonic() - held.started_at, None)
+                self._notices.attempted(held, None, now - held.started_at)
             else:
-                self._settle(held, settlement, time.monotonic() - held.started_at)
+                self._settle(held, settlement, now - held.started_at)
             if suspects and held.delivery.crashes:
                 # The next suspect may kill this process, and this one must not be blamed for it.
                 await self._holdings.removal(held)
-            if self._backlog and self._pace.prefetch() > self.concurrency:
-                continue
-            await asyncio.sleep(0)  # so that short jobs do not keep everything else waiting
+            await self._backlog.give_way(now)
 
     async def _attempt(self, held: Held) -> Settlement | None:
         try:
@@ -302,8 +292,7 @@ class Worker:
         self._pace.finished()
         self._settler.submit(held, settlement)
         self._holdings.freed.set()
-        outcome, problem = outcome_of(settlement)
-        self._notices.attempted(held, outcome, duration, problem)
+        self._notices.attempted(held, settlement, duration)
 
     # what befalls jobs from outside
 
