@@ -158,11 +158,12 @@ class SqlQueue(SqlLedger, ABC):
             return await callers.run(
                 self._completing(done, closed=[], linked=True), connection, self._caller_sql()
             )
-        plain = [c for c in done if not c.cancelled]
+        cancelled = [c for c in done if c.cancelled]
+        plain = [c for c in done if not c.cancelled] if cancelled else done
         lost: list[Delivery] = []
         if plain:
             lost += await self._complete_plain(plain)
-        if cancelled := [c for c in done if c.cancelled]:
+        if cancelled:
             lost += await self._settle(cancelled)
         return lost
 
