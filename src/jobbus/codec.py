@@ -53,18 +53,33 @@ def encode(value: object, *, limit: int = DEFAULT_LIMIT, what: str = "the payloa
     no JSON reader agrees on (NaN, keys that are not strings, lone surrogates), and for values
     beyond the limits above; :class:`~jobbus.errors.PayloadTooLarge` beyond ``limit`` bytes.
     """
-    tree = value if is_plain(value) else to_tree(value, what=what)
+    if is_plain(value):
+        return encode_plain(value, limit=limit, what=what)
+    tree = to_tree(value, what=what)
+    data = _dumped(tree, what)
+    if loss := lost(data, value):
+        raise PayloadError(f"{what}: {loss}")
+    return _within(data, limit, what)
+
+
+def encode_plain(value: object, *, limit: int, what: str) -> bytes:
+    """:func:`encode` for what is known to be :func:`is_plain`."""
+    data = _dumped(value, what)
+    if b"NaN" in data or b"Infinity" in data or (len(data) > MAX_DIGITS and _too_long(data)):
+        _Converter(what).convert(value)
+    return _within(data, limit, what)
+
+
+def _dumped(tree: object, what: str) -> bytes:
     try:
         data: bytes = _json().to_json(tree)
     except ValueError as error:
         _Converter(what).convert(tree)
         raise PayloadError(f"{what} cannot be JSON: {error}") from error
-    if tree is value and (
-        b"NaN" in data or b"Infinity" in data or (len(data) > MAX_DIGITS and _too_long(data))
-    ):
-        _Converter(what).convert(value)
-    if tree is not value and (loss := lost(data, value)):
-        raise PayloadError(f"{what}: {loss}")
+    return data
+
+
+def _within(data: bytes, limit: int, what: str) -> bytes:
     limit = min(limit, HARD_LIMIT)
     if len(data) > limit:
         raise PayloadTooLarge(

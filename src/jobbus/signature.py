@@ -125,6 +125,10 @@ class Signature:
         """The payload of a call; PayloadError names the arguments that are at fault."""
         what = f"the payload of {self._job_type}"
         given = self._bound(args, kwargs)
+        if self._takes_any_object and len(given) == 1:
+            [(name, value)] = given.items()
+            if name == self._parameters[0].name and type(value) is dict and codec.is_plain(value):
+                return codec.encode_plain(value, limit=limit, what=what)
         for name, value in given.items():
             if name not in self._typed:
                 codec.to_tree(value, what=f"argument `{name}` of {self._job_type}")
@@ -239,7 +243,7 @@ class Signature:
         return self._is_bare and self._hints[self._parameters[0].name] in _ANY_OBJECT
 
     def _passed(self, tree: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        [parameter] = self._parameters
+        parameter = self._parameters[0]
         if parameter.kind is Parameter.POSITIONAL_ONLY:
             return (tree,), {}
         return (), {parameter.name: tree}

@@ -45,30 +45,47 @@ class _OpenDelivery(Delivery):
 _new: Final = object.__new__
 
 
-def message_row(message: Message, dialect: Dialect) -> dict[str, Any]:
+class SparseRow(dict[str, Any]):
+    """A row of which only what is not NULL is there: most jobs ask for little."""
+
+    def __missing__(self, column: str) -> None:
+        return None
+
+
+def message_row(message: Message, dialect: Dialect) -> SparseRow:
     """The parameters of the ``enqueue`` statement."""
-    return {
-        "id": message.job_id,
-        "queue": message.queue,
-        "job_type": message.job_type,
-        "priority": int(message.priority),
-        "attempt": message.prior_attempts,
-        "max_attempts": message.max_attempts,
-        "max_crashes": message.max_crashes,
-        "timeout_ms": _milliseconds(message.timeout),
-        "delay_ms": _milliseconds(message.delay) or 0,
-        "run_at": dialect.write_moment(message.run_at),
-        "expires_at": dialect.write_moment(message.expires_at),
-        "blocked": bool(message.depends_on or message.group),
-        "parent_id": message.parent_id,
-        "unique_key": message.unique_key,
-        "unique_lock": unique_lock(message),
-        "group_name": message.group,
-        "tags": json.dumps(message.tags) if message.tags else None,
-        "headers": json.dumps(dict(message.headers)) if message.headers else None,
-        "metadata": json.dumps(dict(message.metadata)) if message.metadata else None,
-        "payload": message.payload,
-    }
+    row = SparseRow(
+        id=message.job_id,
+        queue=message.queue,
+        job_type=message.job_type,
+        priority=int(message.priority),
+        attempt=message.prior_attempts,
+        max_attempts=message.max_attempts,
+        max_crashes=message.max_crashes,
+        delay_ms=_milliseconds(message.delay) if message.delay else 0,
+        blocked=False,
+        payload=message.payload,
+    )
+    if message.depends_on or message.group is not None:
+        row["blocked"] = True
+        row["group_name"] = message.group
+    if message.unique_key is not None:
+        row["unique_key"] = message.unique_key
+        row["unique_lock"] = unique_lock(message)
+    if message.timeout is not None:
+        row["timeout_ms"] = _milliseconds(message.timeout)
+    if message.run_at is not None:
+        row["run_at"] = dialect.write_moment(message.run_at)
+    if message.expires_at is not None:
+        row["expires_at"] = dialect.write_moment(message.expires_at)
+    if message.parent_id is not None:
+        row["parent_id"] = message.parent_id
+    for column, value in (("headers", message.headers), ("metadata", message.metadata)):
+        if value:
+            row[column] = json.dumps(dict(value))
+    if message.tags:
+        row["tags"] = json.dumps(message.tags)
+    return row
 
 
 def unique_lock(message: Message) -> str | None:

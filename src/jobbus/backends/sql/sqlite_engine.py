@@ -337,12 +337,12 @@ def run_statement(
 def _run_many(connection: Any, statement: Many, text: str, now: int | None) -> Rows:
     shared = _bound(statement.parameters, now)
     if "RETURNING" not in text:
-        connection.executemany(text, [{**shared, **row} for row in statement.batch])
+        connection.executemany(text, [type(row)({**shared, **row}) for row in statement.batch])
         return []
     found: list[Any] = []
     execute = connection.execute
     for row in statement.batch:
-        found.extend(execute(text, {**shared, **row}).fetchall())
+        found.extend(execute(text, type(row)({**shared, **row})).fetchall())
     return found
 
 
