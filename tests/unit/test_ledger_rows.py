@@ -44,7 +44,6 @@ def test_a_plain_message_fills_no_more_of_its_row_than_it_must() -> None:
         "id", "queue", "job_type", "priority", "attempt", "max_attempts", "max_crashes",
         "delay_ms", "blocked", "payload",
     }  # fmt: skip
-    assert row()["timeout_ms"] is None
     assert row()["blocked"] is False
     assert row()["delay_ms"] == 0
 

@@ -334,15 +334,22 @@ def run_statement(
     return _run_many(connection, statement, sql[statement.name], now)
 
 
+class _Row(dict[str, Any]):
+    """Parameters of which only what is not NULL needs to be there."""
+
+    def __missing__(self, name: str) -> None:
+        return None
+
+
 def _run_many(connection: Any, statement: Many, text: str, now: int | None) -> Rows:
     shared = _bound(statement.parameters, now)
     if "RETURNING" not in text:
-        connection.executemany(text, [type(row)({**shared, **row}) for row in statement.batch])
+        connection.executemany(text, [_Row({**shared, **row}) for row in statement.batch])
         return []
     found: list[Any] = []
     execute = connection.execute
     for row in statement.batch:
-        found.extend(execute(text, type(row)({**shared, **row})).fetchall())
+        found.extend(execute(text, _Row({**shared, **row})).fetchall())
     return found
 
 
