@@ -281,7 +281,11 @@ async def test_who_begins_to_wait_hears_at_once_of_what_other_processes_have_com
     heard = asyncio.Event()
     loop = asyncio.get_running_loop()
     engine = SqliteEngine(str(tmp_path / "jobs.db"), naming=Naming())
-    engine.on_change.append(lambda: loop.call_soon_threadsafe(heard.set))
+
+    def ring() -> None:
+        loop.call_soon_threadsafe(heard.set)
+
+    engine.on_change.append(ring)
     other = SqliteQueue(tmp_path / "jobs.db")
     await other.open()
     await asyncio.to_thread(engine.start)
