@@ -33,7 +33,7 @@ def bad_weather() -> Weather:
 class OnSqliteLedger(VirtualTime):
     """A fresh file and a fresh broker for every case."""
 
-    ready_states = frozenset({JobState.CREATED, JobState.QUEUED})
+    ready_state = JobState.CREATED
     path: Path
 
     @pytest.fixture
@@ -71,7 +71,7 @@ class TestStoreOnSqliteLedger(OnSqliteLedger, StoreConformance):
 class OnPostgresLedger:
     """One database for all cases, emptied for each."""
 
-    ready_states = frozenset({JobState.CREATED, JobState.QUEUED})
+    ready_state = JobState.CREATED
     silence = timedelta(milliseconds=10)
     short_delay = timedelta(milliseconds=100)
     url: str

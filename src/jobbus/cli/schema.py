@@ -33,10 +33,11 @@ class Schema(Protocol):
 
 
 def schema_of(cli: Cli) -> Schema:
-    """The schema of the chosen backend. Raises Unsupported for one that has none."""
+    """The schema of the chosen backend, or of its ledger; Unsupported where there is none."""
     from jobbus.settings import create_queue
 
     settings = cli.settings()
+    settings = settings.ledger_settings or settings
     if settings.provider == "sqlite":
         return SqliteSchema(settings)
     queue: Any = create_queue(settings)

@@ -63,7 +63,7 @@ class Weather:
     """So many messages are accepted and never seen again."""
     deaf: bool = False
     """Nothing that is told about a delivery arrives: settled messages come again."""
-    chance: random.Random = field(default_factory=lambda: random.Random(7))  # noqa: S311  # a test
+    chance: random.Random = field(default_factory=lambda: random.Random(7))
     accepted: list[Message] = field(default_factory=list)
     """Every message that was sent, lost ones included."""
 
