@@ -177,8 +177,8 @@ class TrackedQueue(LedgerVerbs):
     ) -> list[Delivery]:
         """The start gate: the ledger says which jobs start here; all other messages are spent."""
         with contextlib.suppress(BackendError):  # what came must not wait for what does not
-            while len(messages) < expected:
-                more = await self._messages(queue, expected - len(messages), NO_DELAY, lease)
+            while (missing := expected - len({message.job_id for message in messages})) > 0:
+                more = await self._messages(queue, missing, NO_DELAY, lease)
                 if not more:
                     break
                 messages += more
