@@ -66,7 +66,7 @@ def test_the_doctor_looks_at_the_server(run: Run, postgres_url: str) -> None:
     on = ("--backend", postgres_url)
     lacking = run("doctor", *on)
     assert lacking.code == 1
-    assert "migration missing" in lacking.out
+    assert "migrations missing" in lacking.out
     done = run("doctor", "--create", *on)
     assert done.code == 0
     found = {each["check"]: each for each in done.json["checks"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -62,11 +63,13 @@ class ServerSchema:
         return steps
 
     async def jobs(self) -> int:
-        await self._queue.open()
-        try:
-            return sum((await self._queue.counts()).values())
-        finally:
-            await self._queue.close()
+        return await asyncio.to_thread(self._count)
+
+    def _count(self) -> int:
+        # Not through the queue, which does not open on a schema that is not the newest.
+        query = self._queue.naming.apply("SELECT count(*) FROM background_jobs")
+        with self._queue.transaction_sync() as connection:
+            return int(connection.execute(query).fetchone()[0])
 
 
 class SqliteSchema:
