@@ -52,6 +52,11 @@ class Stage:
     def pass_time(self, span: timedelta) -> None:
         self.clock.advance(span)
 
+    async def at_broker(self) -> int:
+        """Messages that the broker still has, those in somebody's hands included."""
+        depth = await self._broker.get_queue_depth("default")
+        return depth.ready + (depth.leased or 0) + (depth.delayed or 0)
+
     @property
     def sent(self) -> list[str]:
         """Ids of the messages that the broker was given, in order."""

@@ -13,7 +13,8 @@ from jobbus.errors import BackendUnavailable
 from jobbus.job import JobState, Progress
 from jobbus.message import CountsAs, Delivery, LeaseState, Priority
 from jobbus.services.relay import keep_relaying, relay_once
-from jobbus.testing.make import after, back, done, message, messages
+from jobbus.store import JobFilter
+from jobbus.testing.make import after, back, dead, done, message, messages
 from jobbus.tracked import TrackedQueue
 from jobbus.tracked.relay import SENDING, TRAVELLING
 from tests.tracked.stage import PATIENCE, Stage, job, state, take, take_one, until_cancelled
@@ -157,7 +158,7 @@ async def test_a_job_cancelled_before_its_message_comes_never_runs(stage: Stage)
     await queue.cancel([sent.job_id])
     assert not await take(queue)
     assert await state(queue, sent) is JobState.CANCELLED
-    assert (await queue.broker.get_queue_depth("default")).ready == 0, "its message is spent"
+    assert await stage.at_broker() == 0, "its message is spent"
 
 
 @pytest.mark.parametrize("when", ["before it is handed over", "while its message is on its way"])
@@ -211,7 +212,7 @@ async def test_a_retry_is_a_message_of_its_own_when_it_is_due(stage: Stage) -> N
     held = await _started(queue)
     await queue.abandon([back(held, timedelta(hours=1))])
     assert await state(queue, held) is JobState.RETRYING
-    assert (await queue.broker.get_queue_depth("default")).ready == 0
+    assert await stage.at_broker() == 0
     assert not await take(queue)
     stage.pass_time(timedelta(hours=1) + SECOND)
     again = await take_one(queue)
@@ -275,7 +276,7 @@ async def test_a_lost_lease_at_the_broker_does_not_lose_the_job(stage: Stage) ->
     stage.pass_time(timedelta(minutes=30))
     other = await stage.process()
     assert not await take(other)
-    assert (await queue.broker.get_queue_depth("default")).ready == 0
+    assert await stage.at_broker() == 0
     assert await queue.extend([held], PATIENCE) == [LeaseState.KEPT]
     assert not await queue.complete([done(held)])
 
@@ -318,7 +319,7 @@ async def test_a_message_that_can_be_no_job_goes_to_the_brokers_dead_letters(sta
     await broker.enqueue([message(job_id="not-a-uuid")])
     assert not await take(queue)
     assert (await queue.counts()) == {}
-    assert (await broker.get_queue_depth("default")).ready == 0
+    assert await stage.at_broker() == 0
 
 
 async def test_a_relay_of_its_own_serves_workers_that_do_not_relay(stage: Stage) -> None:
@@ -346,6 +347,65 @@ async def test_a_relay_waits_an_outage_out(stage: Stage) -> None:
         stage.weather.down = False
     await take_one(worker)
     await until_cancelled(relaying)
+
+
+async def test_an_outcome_is_recorded_and_then_acknowledged(stage: Stage) -> None:
+    """D-7."""
+    queue = await stage.process()
+    completed, dead_letter = await _started(queue), await _started(queue)
+    assert await stage.at_broker() == 2
+    assert not await queue.complete([done(completed)])
+    assert not await queue.dead_letter([dead(dead_letter)])
+    assert await stage.at_broker() == 0
+
+
+async def test_a_completion_in_a_transaction_is_acknowledged_when_it_is_told_again(
+    stage: Stage,
+) -> None:
+    """D-13: until the transaction has committed, nothing has been recorded."""
+    queue = await stage.process()
+    held = await _started(queue)
+    async with queue.transaction() as connection:
+        assert not await queue.complete([done(held, b"1")], connection=connection)
+    assert await stage.at_broker() == 1
+    assert not await queue.complete([done(held, b"1")])
+    assert await stage.at_broker() == 0
+
+
+async def test_what_the_broker_has_is_counted_found_and_purged_as_queued(stage: Stage) -> None:
+    queue = await stage.process(relays=False)
+    await queue.enqueue(messages(5))
+    await relay_once(queue, queue.relay(window=3))
+    assert (await queue.get_queue_depth("default")).ready == 5
+    found = await queue.find(JobFilter(states=frozenset({JobState.QUEUED})))
+    assert len(found.jobs) == 3
+    assert await queue.purge("default") == 5
+    assert not await take(queue)
+    assert await stage.at_broker() == 0
+
+
+async def test_a_start_deadline_holds_for_what_the_broker_has(stage: Stage) -> None:
+    queue = await stage.process(relays=False)
+    sent = message(expires_at=stage.clock() + timedelta(minutes=1))
+    await queue.enqueue([sent])
+    await relay_once(queue, queue.relay(window=1))
+    stage.pass_time(timedelta(seconds=61))
+    assert not await take(queue)
+    assert await state(queue, sent) is JobState.EXPIRED
+
+
+async def test_a_message_of_an_earlier_attempt_starts_nothing(stage: Stage) -> None:
+    """D-1: a job is started by the message of its next attempt only."""
+    queue = await stage.process(relays=False)
+    relay = queue.relay(window=5)
+    stage.weather.twice = True
+    await queue.enqueue([message()])
+    await relay_once(queue, relay)
+    [held] = await take(queue, 1)
+    await queue.abandon([back(held)])
+    assert not await take(queue), "the second copy of the first message"
+    await relay_once(queue, relay)
+    assert (await take_one(queue)).attempt == 2
 
 
 async def test_a_job_handed_back_unstarted_is_sent_again(stage: Stage) -> None:
