@@ -16,7 +16,8 @@ from jobbus.services.relay import keep_relaying, relay_once
 from jobbus.store import JobFilter
 from jobbus.testing.make import after, back, dead, done, message, messages
 from jobbus.tracked import TrackedQueue
-from jobbus.tracked.relay import SENDING, TRAVELLING
+from jobbus.tracked.relay import SENDING, TRAVELLING, Relay
+from tests.flow.support import until
 from tests.tracked.stage import PATIENCE, Stage, job, state, take, take_one, until_cancelled
 
 SECOND = timedelta(seconds=1)
@@ -341,12 +342,32 @@ async def test_a_relay_waits_an_outage_out(stage: Stage) -> None:
     stage.weather.down = True
     relaying = asyncio.create_task(keep_relaying(relay))
     await worker.enqueue([message()])
-    while stage.weather.down:
-        with pytest.raises(BackendUnavailable):
-            await take(worker)
-        stage.weather.down = False
+    await until(lambda: stage.weather.refused, "a call that the broker refused")
+    stage.weather.down = False
     await take_one(worker)
     await until_cancelled(relaying)
+
+
+async def test_a_window_is_refilled_as_workers_empty_it(stage: Stage) -> None:
+    queue = await stage.process(relays=False)
+    relay = queue.relay(window=3)
+    await queue.enqueue(messages(10))
+    assert await relay_once(queue, relay) == (3, 3)
+    assert await relay_once(queue, relay) == (0, 3)
+    assert len(await take(queue, 2)) == 2
+    assert await relay_once(queue, relay) == (2, 3)
+
+
+@pytest.mark.parametrize(("counted", "sent"), [(0.0, 1), (float("inf"), 0)])
+async def test_a_message_that_nobody_gets_does_not_hold_up_others_for_ever(
+    stage: Stage, counted: float, sent: int
+) -> None:
+    queue = await stage.process(relays=False)
+    relay = Relay(queue.ledger, queue._open_broker, window=1, counted=counted)
+    stage.weather.losing = 1
+    await queue.enqueue(messages(2))
+    assert (await relay.step("default")).sent == 1
+    assert (await relay.step("default")).sent == sent
 
 
 async def test_an_outcome_is_recorded_and_then_acknowledged(stage: Stage) -> None:

@@ -63,6 +63,8 @@ class Weather:
     """So many messages are accepted and never seen again."""
     deaf: bool = False
     """Nothing that is told about a delivery arrives: settled messages come again."""
+    refused: int = 0
+    """Calls that failed because it was down."""
     chance: random.Random = field(default_factory=lambda: random.Random(7))
     accepted: list[Message] = field(default_factory=list)
     """Every message that was sent, lost ones included."""
@@ -170,6 +172,7 @@ class BareBroker:
 
     def _fail_when_down(self) -> None:
         if self.weather.down:
+            self.weather.refused += 1
             raise BackendUnavailable("the broker is down")
 
 
