@@ -226,7 +226,7 @@ class Outbox(Protocol):
     """
 
     def await_relay(self) -> None:
-        """From now on jobs accepted here wait for a relay. For before :meth:`open`."""
+        """From now on, jobs accepted here wait for a relay."""
         ...
 
     async def waiting_queues(self) -> Sequence[str]:

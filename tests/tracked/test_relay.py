@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 from collections import Counter
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from jobbus.errors import BackendUnavailable
 from jobbus.job import JobState, Progress
 from jobbus.message import CountsAs, Delivery, LeaseState, Priority
 from jobbus.services.relay import keep_relaying, relay_once
-from jobbus.store import JobFilter
+from jobbus.store import HandOver, JobFilter
 from jobbus.testing.make import after, back, dead, done, message, messages
 from jobbus.tracked import TrackedQueue
 from jobbus.tracked.relay import SENDING, TRAVELLING, Relay
@@ -368,6 +369,33 @@ async def test_a_message_that_nobody_gets_does_not_hold_up_others_for_ever(
     await queue.enqueue(messages(2))
     assert (await relay.step("default")).sent == 1
     assert (await relay.step("default")).sent == sent
+
+
+async def test_a_ledger_that_fails_while_it_refuses_costs_no_job_that_has_started(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = await stage.process(relays=False)
+    stage.weather.twice = True
+    sent = message()
+    await queue.enqueue([sent])
+    await relay_once(queue, queue.relay(window=1))
+    hand_over = queue.ledger.hand_over
+
+    async def fail(name: str, *, limit: int, **rest: Any) -> HandOver:
+        if "beside" not in rest:  # the gate's own question
+            raise BackendUnavailable("the ledger is away")
+        return await hand_over(name, limit=limit, **rest)
+
+    monkeypatch.setattr(queue.ledger, "hand_over", fail)
+    assert [one.job_id for one in await take(queue, 2)] == [sent.job_id]
+
+
+async def test_a_closed_queue_does_not_come_back_to_the_broker(stage: Stage) -> None:
+    queue = await stage.process()
+    held = await _started(queue)
+    await queue.close()
+    await queue._acknowledge([held.receipt.broker])
+    assert not queue._connected
 
 
 async def test_an_outcome_is_recorded_and_then_acknowledged(stage: Stage) -> None:

@@ -56,6 +56,7 @@ class TrackedQueue(LedgerVerbs):
         self.broker = broker
         self._relays = relays
         self.ledger.await_relay()
+        self._opened = False
         self._connecting = asyncio.Lock()
         self._connected = False
         self._relay = Relay(self.ledger, self._open_broker)
@@ -75,8 +76,10 @@ class TrackedQueue(LedgerVerbs):
     async def open(self) -> None:
         """Open the ledger. The broker may be away: jobs are accepted all the same."""
         await self.ledger.open()
+        self._opened = True
 
     async def close(self) -> None:
+        self._opened = False
         await self._relay.finish()
         if self._handing_back:
             await asyncio.gather(*self._handing_back)
@@ -94,6 +97,8 @@ class TrackedQueue(LedgerVerbs):
 
     async def _open_broker(self) -> BackgroundJobQueue:
         if not self._connected:
+            if not self._opened:
+                raise BackendUnavailable("this queue is not open: it was closed, or never opened")
             async with self._connecting:
                 if not self._connected:
                     await self.broker.open()
@@ -190,7 +195,10 @@ class TrackedQueue(LedgerVerbs):
             replace(job, receipt=Receipt(job, first[job.job_id, job.attempt - 1])) for job in jobs
         ]
         used = {id(one.receipt.broker) for one in started}
-        await self._refuse([message for message in messages if id(message) not in used], queue)
+        try:
+            await self._refuse([message for message in messages if id(message) not in used], queue)
+        except BackendError as error:  # what has started must not be lost for it
+            log.warning("messages could not be looked into; they will come again: %s", error)
         return started
 
     async def _refuse(self, messages: Sequence[Delivery], queue: str) -> None:

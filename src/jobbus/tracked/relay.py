@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -12,7 +11,6 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
 
-from jobbus.errors import BackendError
 from jobbus.message import Message, Priority
 from jobbus.queue import BackgroundJobQueue
 from jobbus.store import HandOver, Outbox
@@ -90,8 +88,7 @@ class Relay:
 
     async def finish(self) -> None:
         """Until no step is under way. Their errors were their callers'."""
-        with contextlib.suppress(BackendError):
-            await asyncio.gather(*self._steps)
+        await asyncio.gather(*self._steps, return_exceptions=True)
 
     async def _step(self, queue: str) -> Step:
         async with self._turns[queue]:
