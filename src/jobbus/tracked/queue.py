@@ -76,7 +76,11 @@ class TrackedQueue(LedgerVerbs):
     async def open(self) -> None:
         """Open the ledger. The broker may be away: jobs are accepted all the same."""
         await self.ledger.open()
-        self._opened = True
+        if not self._opened:
+            # Locks belong to an event loop, and this need not be the one of the last time.
+            self._connecting = asyncio.Lock()
+            self._relay = Relay(self.ledger, self._open_broker)
+            self._opened = True
 
     async def close(self) -> None:
         self._opened = False
