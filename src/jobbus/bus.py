@@ -18,6 +18,7 @@ from jobbus.message import Message
 from jobbus.middleware import Middleware
 from jobbus.options import apply_options, check_name, normalise_priority
 from jobbus.queue import BackgroundJobQueue
+from jobbus.requirements import check_job_types, check_messages, check_transaction
 from jobbus.store import JobStore, JobTypeRecord
 
 if TYPE_CHECKING:
@@ -88,8 +89,9 @@ class JobBus(Ledger):
         queue = self.queue
         if not queue.capabilities.ledger or not isinstance(queue, JobStore):
             raise Unsupported(
-                "this backend moves jobs but does not remember them: choose a provider with a "
-                "ledger (Sqlite or Postgres)"
+                "this backend moves jobs but does not remember them: set BACKGROUND_JOBS__LEDGER "
+                "(--ledger) to sqlite:///jobs.db or postgresql://user@host/database, or choose a "
+                "provider that is a ledger itself (Sqlite or Postgres)"
             )
         return queue
 
@@ -137,7 +139,10 @@ class JobBus(Ledger):
     # life
 
     async def open(self) -> None:
-        """Connect. Harmless when repeated; every verb does it by itself when it is needed."""
+        """Connect. Harmless when repeated; every verb does it by itself when it is needed.
+
+        Raises Unsupported when a job type needs what the backend cannot do.
+        """
         here = (os.getpid(), asyncio.get_running_loop())
         if self._opened_in == here:
             return
@@ -147,6 +152,7 @@ class JobBus(Ledger):
                 self._queue = self.queue.separate()
                 self._opened_in = None
             if self._opened_in is None:
+                check_job_types(self._handlers or (), self.queue.capabilities)
                 await self.queue.open()
                 self._opened_in = here
 
@@ -200,8 +206,12 @@ class JobBus(Ledger):
         self, messages: Sequence[Message], *, connection: Any | None = None
     ) -> list[str]:
         """Accept all messages or none; return the job ids, in order."""
+        capabilities = self.queue.capabilities
+        check_messages(messages, capabilities)
+        if connection is not None:
+            check_transaction(capabilities)
         await self.open()
-        limit = self.queue.capabilities.max_batch or len(messages) or 1
+        limit = capabilities.max_batch or len(messages) or 1
         ids: list[str] = []
         for start in range(0, len(messages), limit):
             batch = messages[start : start + limit]

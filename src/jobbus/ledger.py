@@ -97,7 +97,7 @@ class Ledger(ABC):
         return {
             **numbers,
             "total": sum(numbers.values()),
-            "waiting": numbers["queued"],
+            "waiting": numbers["created"] + numbers["queued"],
             "active": numbers["running"],
             "dead": numbers["failed"] + numbers["timed_out"],
         }

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
 
 from jobbus.job import TERMINAL, Job, JobEvent, JobState, Progress
-from jobbus.message import Delivery
+from jobbus.message import Delivery, Message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,4 +197,79 @@ class JobStore(Protocol):
 
         A page at a time. The log is live news, bounded and best effort; the history is the record.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandOver:
+    """Jobs that a relay took from the ledger, to send to a broker."""
+
+    messages: Sequence[Message] = ()
+    """Best first; without payloads, which stay in the ledger."""
+    claim: int | None = None
+    """Names the batch; None when it is empty."""
+    outstanding: int = 0
+    """Of batches handed over before, jobs that no worker has started."""
+    spent: frozenset[int] = frozenset()
+    """Batches handed over before of which nothing is outstanding."""
+    paused: bool = False
+    """The queue hands out nothing."""
+
+
+@runtime_checkable
+class Outbox(Protocol):
+    """The part of a store that puts a broker between its jobs and their workers.
+
+    After :meth:`await_relay`, a job that may run is ``created``, or ``queued`` when it had waited
+    for something, until it is handed over; then it is ``queued``, and runs once its message
+    reaches a worker. What a broker loses may be handed over again when its time is up.
+    """
+
+    def await_relay(self) -> None:
+        """From now on, jobs accepted here wait for a relay."""
+        ...
+
+    async def waiting_queues(self) -> Sequence[str]:
+        """Names of the queues with jobs that may be handed over."""
+        ...
+
+    async def hand_over(
+        self, queue: str, *, limit: int, within: timedelta, beside: Sequence[int] = ()
+    ) -> HandOver:
+        """Take the best jobs that may run, so many that ``limit`` are outstanding.
+
+        What was handed over in the batches ``beside`` and is outstanding counts. Unless the relay
+        says within ``within`` that they were sent, they may be handed over again.
+        """
+        ...
+
+    async def handed_over(self, claim: int, *, within: timedelta) -> None:
+        """The batch was sent: what has not started ``within`` that time is lost at the broker."""
+        ...
+
+    async def put_back(self, claim: int, job_ids: Sequence[str]) -> None:
+        """These of the batch were not sent."""
+        ...
+
+    async def start(
+        self, tickets: Sequence[Delivery], *, queue: str, lease: timedelta
+    ) -> Sequence[Delivery]:
+        """Of the jobs whose messages came from the broker, start those that may; best first.
+
+        Refused are jobs that run, have ended, are paused, are unknown or are not due, and messages
+        of an earlier attempt. ``queue`` names where the messages were received.
+        """
+        ...
+
+    async def look_after(self) -> None:
+        """Do what fell due, if it is time to look: delays, deadlines, leases."""
+        ...
+
+    @property
+    def news(self) -> int:
+        """Rises when jobs may have become ready."""
+        ...
+
+    async def await_news(self, seen: int, longest: timedelta) -> None:
+        """Until there is news since ``seen``, or it is time to look; at most ``longest``."""
         ...

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from jobbus.errors import ConfigurationError, Unsupported
 from jobbus.job import Job, JobEvent
 from jobbus.message import Message, QueueDepth
+from jobbus.requirements import check_transaction
 from jobbus.store import CancelOutcome, JobFilter, Page
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class SyncJobBus:
         """See :meth:`jobbus.JobBus.enqueue_many`."""
         if connection is None:
             return self._call(self._target().enqueue_many(messages))
+        check_transaction(self._bus.queue.capabilities)
         enqueue_sync = getattr(self._bus.queue, "enqueue_sync", None)
         if enqueue_sync is None or not self._bus.queue.capabilities.transactional:
             raise Unsupported("this backend cannot enqueue in a transaction of yours")

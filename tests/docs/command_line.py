@@ -11,7 +11,18 @@ from typer.main import get_command
 from jobbus.cli.root import app
 
 SHARED: Final = frozenset(
-    {"--backend", "--app", "-A", "--output", "-o", "--no-color", "--debug", "--help", "-h"}
+    {
+        "--backend",
+        "--ledger",
+        "--app",
+        "-A",
+        "--output",
+        "-o",
+        "--no-color",
+        "--debug",
+        "--help",
+        "-h",
+    }
 )
 
 

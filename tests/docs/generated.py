@@ -16,10 +16,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from jobbus import errors
+from jobbus.backends.memory import MemoryQueue
+from jobbus.backends.sqlite import SqliteQueue
 from jobbus.job import ALIASES, TERMINAL, TRANSITIONS, EventType, JobState
 from jobbus.message import Capabilities
 from jobbus.settings import create_queue, installed_backends, load_settings
 from jobbus.settings import names as setting_names
+from jobbus.testing.broker import BareBroker
+from jobbus.tracked import TrackedQueue
 from tests.docs.pages import ROOT, as_table, pages
 
 _PART: Final = re.compile(r"(<!-- generated: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
@@ -50,7 +54,13 @@ def declared() -> dict[str, Capabilities]:
         address = {"postgres.url": "postgresql:///"} if name == "postgres" else {}
         settings = load_settings({"provider": name, **address}, environ={}, directory=Path("/"))
         found[name] = create_queue(settings).capabilities
-    return {name: found[name] for name in sorted(found, key=_ORDER.index)}
+    ordered = {name: found[name] for name in sorted(found, key=_ORDER.index)}
+    return {**ordered, "any broker with a ledger": _with_ledger()}
+
+
+def _with_ledger() -> Capabilities:
+    """What a ledger makes of the least of brokers."""
+    return TrackedQueue(BareBroker(MemoryQueue()), SqliteQueue()).capabilities
 
 
 def capabilities() -> str:

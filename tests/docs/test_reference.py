@@ -36,7 +36,7 @@ def test_the_settings_and_their_defaults_are_those_of_the_model() -> None:
 @pytest.mark.parametrize("key", [key for key, _ in defaults()])
 def test_a_setting_is_read_from_the_variable_that_is_printed(key: str) -> None:
     samples = {"mode": "polling", "provider": "memory", "app": "a:b", "profile": "server"}
-    samples |= {"postgres.url": "postgresql:///x", "postgres.schema": "x"}
+    samples |= {"postgres.url": "postgresql:///x", "postgres.schema": "x", "ledger": "none"}
     values = dict(defaults())
     value = samples.get(key) or values[key] or "1"
     variable = names.environment_name(key)

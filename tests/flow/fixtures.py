@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,9 @@ from jobbus import JobBus
 from jobbus.backends.memory import MemoryQueue
 from jobbus.backends.postgres import PostgresQueue
 from jobbus.backends.sqlite import SqliteQueue
+from jobbus.queue import BackgroundJobQueue
+from jobbus.testing.broker import BareBroker, Weather
+from jobbus.tracked import TrackedQueue
 from tests.backends.postgres_tables import empty_tables
 from tests.flow.support import Home
 from tests.services import PostgresServer, fresh_database
@@ -45,9 +48,23 @@ def home(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Home:
         # The disk's part in durability is not the subject here, and costs most of the time.
         queue = partial(SqliteQueue, path, synchronous="NORMAL")
         return Home(kind, queue, f"sqlite:///{path}")
+    if kind == "tracked":
+        return Home(kind, _tracked_in(tmp_path), None)
     empty_tables(request.getfixturevalue("beside_flow"))
     url = str(request.getfixturevalue("flow_database"))
     return Home(kind, partial(PostgresQueue, url), url)
+
+
+def _tracked_in(folder: Path) -> Callable[[], BackgroundJobQueue]:
+    """A broker that delivers everything twice, with a ledger."""
+    weather = Weather(twice=True)
+
+    def new_queue() -> TrackedQueue:
+        broker = SqliteQueue(folder / "broker.db", synchronous="NORMAL")
+        ledger = SqliteQueue(folder / "jobs.db", synchronous="NORMAL")
+        return TrackedQueue(BareBroker(broker, weather), ledger)
+
+    return new_queue
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from jobbus import (
 from jobbus.ids import new_id
 from tests.flow.support import (
     PATIENCE,
+    READY,
     SECOND,
     SHARED,
     Home,
@@ -43,7 +44,7 @@ def test_code_without_a_loop_enqueues_looks_and_steers(home: Home) -> None:
     job_id = work.enqueue_sync(21)
     job = face.get(job_id)
     assert job is not None
-    assert job.state is JobState.QUEUED
+    assert job.state in READY
     other = face.enqueue("work", {"number": 1}, delay=3600, tags=["later"])
     assert face.enqueue_many([work.message(2)])
     assert [one.id for one in face.find(JobFilter(tag="later")).jobs] == [other]
@@ -108,7 +109,7 @@ def test_many_threads_share_one_synchronous_bus(home: Home) -> None:
     for thread in threads:
         thread.join(PATIENCE)
     assert len(set(ids)) == 12
-    assert bus.sync.stats()["queued"] == 12
+    assert bus.sync.stats()["waiting"] == 12
     bus.sync.close()
 
 

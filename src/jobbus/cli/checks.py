@@ -43,6 +43,9 @@ async def examine(cli: Cli, *, create: bool) -> AsyncIterator[Finding]:
         return
     for finding in _lease(settings, queue):
         yield finding
+    if settings.ledger_settings is not None:
+        yield await _broker(queue, settings.provider)
+        settings, queue = settings.ledger_settings, getattr(queue, "ledger", queue)
     reachable = True
     async for finding in _database(cli, settings, queue, create=create):
         reachable = reachable and finding.level is not Level.FAILED
@@ -89,6 +92,16 @@ def _lease(settings: Settings, queue: Any) -> Iterator[Finding]:
         seconds = settings.lease.total_seconds()
         renewed = ", renewed while a job runs" if queue.capabilities.extends_leases else ""
         yield fine("lease", f"{seconds:g} s{renewed}")
+
+
+async def _broker(queue: Any, provider: str) -> Finding:
+    """Whether the broker of a tracked queue can be reached."""
+    try:
+        await queue.broker.open()
+        await queue.broker.close()
+    except BackendError as error:
+        return failed("broker", str(error), "jobs are accepted meanwhile, and run when it is back")
+    return fine("broker", f"{provider} answers")
 
 
 def _there(settings: Settings) -> bool:

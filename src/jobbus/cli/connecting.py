@@ -42,7 +42,14 @@ def settings_for(shared: Shared, overrides: Mapping[str, object] | None = None) 
     """The settings under what the options say."""
     from jobbus.settings import load_settings
 
-    return load_settings({"backend": shared.backend, "app": shared.app, **(overrides or {})})
+    return load_settings(
+        {
+            "backend": shared.backend,
+            "ledger": shared.ledger,
+            "app": shared.app,
+            **(overrides or {}),
+        }
+    )
 
 
 @asynccontextmanager
@@ -68,29 +75,38 @@ def _choose(shared: Shared, app: bool) -> JobBus:
     if shared.app is not None:
         return load_application(shared).bus
     settings = settings_for(shared)
-    unsaid = {"provider", "sqlite.path"}.isdisjoint(settings.origins)
+    unsaid = {"provider", "sqlite.path", "ledger"}.isdisjoint(settings.origins)
     if settings.app is not None and (app or (unsaid and shared.backend is None)):
         return load_application(shared).bus
     return JobBus(settings)
 
 
 def _refuse_missing_file(bus: JobBus) -> None:
-    if _is_sqlite(bus) and not Path(str(getattr(bus.queue, "location", ""))).exists():
-        place = getattr(bus.queue, "location", "")
+    store = _ledger_of(bus)
+    place = getattr(store, "location", "")
+    if type(store).__module__ == "jobbus.backends.sqlite" and not Path(str(place)).exists():
         raise BackendUnavailable(
             f"there is no SQLite file {place} (in {os.getcwd()}); enqueueing, a worker or "
             "`jobbus migrate up` makes it"
         )
 
 
-def _is_sqlite(bus: JobBus) -> bool:
-    return type(bus.queue).__module__ == "jobbus.backends.sqlite"
+def _ledger_of(bus: JobBus) -> Any:
+    """What holds the jobs: the backend itself, or a broker's ledger."""
+    return getattr(bus.queue, "ledger", bus.queue)
 
 
 def describe(bus: JobBus) -> str:
     """The backend and its place, for people; without passwords."""
-    place = getattr(bus.queue, "location", "")
-    name = type(bus.queue).__name__.removesuffix("Queue").lower()
+    ledger = _ledger_of(bus)
+    if ledger is bus.queue:
+        return _described(ledger)
+    return f"{_described(getattr(bus.queue, 'broker', None))} with ledger {_described(ledger)}"
+
+
+def _described(queue: Any) -> str:
+    place = getattr(queue, "location", "")
+    name = type(queue).__name__.removesuffix("Queue").lower()
     return f"{name} {place}".strip() if place != ":memory:" else name
 
 
@@ -106,7 +122,7 @@ def load_application(shared: Shared, given: str | None = None) -> Application:
         raise _nothing_named()
     bus = _load(name)
     module, _, attribute = name.partition(":")
-    if shared.backend is not None:
+    if shared.backend is not None or shared.ledger is not None:
         bus.use(settings)
     return Application(f"{module}:{attribute or _USUAL_NAME}", bus)
 

@@ -85,7 +85,7 @@ def _arguments(schema: dict[str, Any]) -> str:
 
 @plain_command
 def backends(cli: Cli) -> None:
-    """List what each installed backend can do: what it declares, and its tests prove."""
+    """List what each installed backend can do, by itself and with a ledger around it."""
     from jobbus.settings import installed_backends
 
     found = [_backend(name) for name in installed_backends()]
@@ -93,6 +93,9 @@ def backends(cli: Cli) -> None:
         cli.console.listing("backends", found, (), id_key="name")
         return
     usable = {one["name"]: one["capabilities"] for one in found if one["capabilities"] is not None}
+    for one in found:
+        if one["with_ledger"] is not None:
+            usable[f"{one['name']} + ledger"] = one["with_ledger"]
     capabilities: dict[str, Any] = next(iter(usable.values()), {})
     rows = [
         {"capability": word, **{name: declared[word] for name, declared in usable.items()}}
@@ -129,14 +132,21 @@ def _backend(name: str) -> dict[str, Any]:
     # An address that is never used: what a backend declares, it declares without connecting. The
     # settings of the place that we are in are about one backend, and might contradict the others.
     address = {"postgres.url": "postgresql:///"} if name == "postgres" else {}
+    shape: dict[str, Any] = {
+        "name": name, "capabilities": None, "with_ledger": None, "problem": None
+    }  # fmt: skip
     try:
         settings = load_settings(
             {"provider": name, **address}, environ={}, directory=Path(__file__).parent
         )
-        declared = _declared(create_queue(settings).capabilities)
+        alone = create_queue(settings).capabilities
+        shape["capabilities"] = _declared(alone)
+        if not alone.ledger:
+            tracked = settings.model_copy(update={"ledger": "sqlite:///jobs.db"})
+            shape["with_ledger"] = _declared(create_queue(tracked).capabilities)
     except JobbusError as error:
-        return {"name": name, "capabilities": None, "problem": str(error)}
-    return {"name": name, "capabilities": declared, "problem": None}
+        shape["problem"] = str(error)
+    return shape
 
 
 def _declared(capabilities: Capabilities) -> dict[str, Any]:

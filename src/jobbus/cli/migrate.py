@@ -160,7 +160,7 @@ def _report(cli: Cli, steps: list[str], *, dry_run: bool) -> None:
 
 
 @group.command("sql")
-@command("backend", "no_color", "debug")
+@command("backend", "ledger", "no_color", "debug")
 def sql(
     cli: Cli,
     dialect: Annotated[
@@ -172,6 +172,7 @@ def sql(
     from jobbus.backends.sql.statements import Naming
 
     settings = cli.settings()
+    settings = settings.ledger_settings or settings
     chosen = dialect or next((one for one in Dialect if one == settings.provider), None)
     if chosen is None:
         raise BadUsage(

@@ -28,6 +28,14 @@ Backend = Annotated[
         help="Address or name of the backend, such as sqlite:///jobs.db, postgresql://user@host/db",
     ),
 ]
+Ledger = Annotated[
+    str | None,
+    typer.Option(
+        "--ledger",
+        metavar="URL",
+        help="Where a broker's jobs are remembered: sqlite:///jobs.db, postgresql://...; or none",
+    ),
+]
 App = Annotated[
     str | None,
     typer.Option("--app", "-A", metavar="MODULE:ATTR", help="Where the application's bus is"),
@@ -44,13 +52,14 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")]
 
 _SHARED: Final[Mapping[str, tuple[Any, Any]]] = {
     "backend": (Backend, None),
+    "ledger": (Ledger, None),
     "app": (App, None),
     "output": (Output, None),
     "no_color": (NoColor, False),
     "debug": (Debug, False),
 }
 EVERYWHERE: Final = ("output", "no_color", "debug")
-ON_A_STORE: Final = ("backend", "app", *EVERYWHERE)
+ON_A_STORE: Final = ("backend", "ledger", "app", *EVERYWHERE)
 
 
 @dataclass(slots=True)
@@ -58,6 +67,7 @@ class Shared:
     """What was given of the shared options."""
 
     backend: str | None = None
+    ledger: str | None = None
     app: str | None = None
     output: Format | None = None
     no_color: bool = False
@@ -78,7 +88,7 @@ class Cli:
         self.console = Console(output=shared.output, no_color=shared.no_color)
 
     def settings(self, overrides: Mapping[str, object] | None = None) -> Settings:
-        """The settings under ``--backend`` and ``--app``."""
+        """The settings under ``--backend``, ``--ledger`` and ``--app``."""
         from jobbus.cli.connecting import settings_for
 
         return settings_for(self.shared, overrides)

@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from jobbus.cli.failures import BadUsage, CommandFailed, tell
-from jobbus.cli.options import App, Backend, Debug, NoColor, Output, Shared, shared_of
+from jobbus.cli.options import App, Backend, Debug, Ledger, NoColor, Output, Shared, shared_of
 from jobbus.cli.text import did_you_mean, shortened
 
 _CLICK_ERROR: Final[Any] = typer.BadParameter.__mro__[2]
@@ -42,6 +42,7 @@ _RUN, _SEE, _STEER, _SET_UP = "Run", "Look", "Steer", "Set up and check"
 COMMANDS: Final[Mapping[str, Entry]] = {
     "demo": Entry("demo_command:run_demo", "Show jobbus at work on real files", _RUN),
     "worker": Entry("worker:worker", "Run the jobs of an application", _RUN),
+    "relay": Entry("relay:relay", "Hand jobs from the ledger to the broker", _RUN),
     "enqueue": Entry("enqueue:enqueue", "Enqueue one job, or one for each line of input", _RUN),
     "jobs": Entry("jobs:group", "List, show, cancel and retry jobs", _SEE),
     "queues": Entry("queues:group", "List, pause, resume and purge queues", _STEER),
@@ -201,6 +202,7 @@ app = typer.Typer(
 def root(
     context: typer.Context,
     backend: Backend = None,
+    ledger: Ledger = None,
     app: App = None,
     output: Output = None,
     no_color: NoColor = False,
@@ -214,6 +216,7 @@ def root(
     shared_of(context).take(
         {
             "backend": backend,
+            "ledger": ledger,
             "app": app,
             "output": output,
             "no_color": no_color,

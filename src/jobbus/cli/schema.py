@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -33,10 +34,11 @@ class Schema(Protocol):
 
 
 def schema_of(cli: Cli) -> Schema:
-    """The schema of the chosen backend. Raises Unsupported for one that has none."""
+    """The schema of the chosen backend, or of its ledger; Unsupported where there is none."""
     from jobbus.settings import create_queue
 
     settings = cli.settings()
+    settings = settings.ledger_settings or settings
     if settings.provider == "sqlite":
         return SqliteSchema(settings)
     queue: Any = create_queue(settings)
@@ -61,11 +63,13 @@ class ServerSchema:
         return steps
 
     async def jobs(self) -> int:
-        await self._queue.open()
-        try:
-            return sum((await self._queue.counts()).values())
-        finally:
-            await self._queue.close()
+        return await asyncio.to_thread(self._count)
+
+    def _count(self) -> int:
+        # Not through the queue, which does not open on a schema that is not the newest.
+        query = self._queue.naming.apply("SELECT count(*) FROM background_jobs")
+        with self._queue.transaction_sync() as connection:
+            return int(connection.execute(query).fetchone()[0])
 
 
 class SqliteSchema:

@@ -70,7 +70,7 @@ class Wishes:
     log_level: LogLevel
 
 
-@command("backend", "app", "no_color", "debug")
+@command("backend", "ledger", "app", "no_color", "debug")
 def worker(
     cli: Cli,
     application: AppArgument = None,
@@ -219,6 +219,7 @@ def _single_command(cli: Cli, app: str | None, wishes: Wishes) -> Sequence[str]:
     options = {
         "--app": cli.shared.app,
         "--backend": cli.shared.backend,
+        "--ledger": cli.shared.ledger,
         "--queues": wishes.queues,
         "--concurrency": wishes.concurrency,
         "--drain-timeout": None if drain is None else f"{drain.total_seconds():f}s",

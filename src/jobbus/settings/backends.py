@@ -80,11 +80,21 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def create_queue(settings: Settings) -> BackgroundJobQueue:
-    """The queue that the settings describe, not yet open.
+    """The queue that the settings describe, not yet open; with a ledger around it if they say so.
 
     Raises ConfigurationError when no such backend is installed, and MissingDependency, with the
     command that helps, when its client library is not.
     """
+    queue = _create_backend(settings)
+    ledger = settings.ledger_settings
+    if ledger is None:
+        return queue
+    from jobbus.tracked import TrackedQueue
+
+    return TrackedQueue(queue, _create_backend(ledger), relays=settings.relay_in_workers)
+
+
+def _create_backend(settings: Settings) -> BackgroundJobQueue:
     installed = installed_backends()
     entry = installed.get(settings.provider)
     if entry is None:

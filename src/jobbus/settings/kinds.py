@@ -12,8 +12,8 @@ import annotated_types
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from jobbus.settings.addresses import is_secret, mask, postgres_url
-from jobbus.settings.names import environment_name, squash, whence
+from jobbus.settings.addresses import is_secret, mask, postgres_url, read_backend
+from jobbus.settings.names import SQL_PROVIDERS, environment_name, squash, whence
 
 NAME: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 IDENTIFIER: Final = re.compile(r"[a-z_][a-z0-9_]{0,40}")
@@ -69,6 +69,24 @@ def _log_switch(value: Any) -> Any:
     return words.get(str(value).casefold(), value)
 
 
+def _no_ledger(value: Any) -> Any:
+    return None if isinstance(value, str) and squash(value) in ("", "none") else value
+
+
+def _ledger(value: str | None) -> str | None:
+    if value is None:
+        return None
+    address = value.strip()
+    if "://" not in address and "=" in address:
+        address = postgres_url(address)
+    if "://" not in address or read_backend(address)["provider"] not in SQL_PROVIDERS:
+        raise ValueError(
+            "must be none, sqlite:///jobs.db or postgresql://user@host/database: a ledger is in a "
+            "SQL database"
+        )
+    return address
+
+
 def _sqlite_path(value: str) -> str:
     if "\0" in value or not value.strip():
         raise ValueError("must be the path of a file")
@@ -105,6 +123,7 @@ Synchronous = Annotated[Literal["FULL", "NORMAL"], one_of("FULL", "NORMAL")]
 Pooler = Annotated[Literal["auto", "none", "transaction"], one_of("auto", "none", "transaction")]
 FilePath = Annotated[str, AfterValidator(_sqlite_path)]
 PostgresAddress = Annotated[str, AfterValidator(postgres_url)]
+LedgerAddress = Annotated[str | None, BeforeValidator(_no_ledger), AfterValidator(_ledger)]
 
 
 def fields_of(model: type[Any]) -> Mapping[str, FieldInfo]:

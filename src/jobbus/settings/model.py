@@ -25,13 +25,14 @@ from pydantic_settings import (
 
 from jobbus.errors import ConfigurationError
 from jobbus.retry import PRESETS, RetryPolicy
-from jobbus.settings.addresses import shown
+from jobbus.settings.addresses import read_backend, shown
 from jobbus.settings.backends import find_provider, unknown_provider
 from jobbus.settings.kinds import (
     App,
     EventLog,
     FilePath,
     Identifier,
+    LedgerAddress,
     Mode,
     Number,
     Pooler,
@@ -127,6 +128,10 @@ class Settings(BaseSettings):
 
     provider: str = "sqlite"
     """What carries the jobs: a built-in provider or an installed package's."""
+    ledger: LedgerAddress = Field(default=None, repr=False)
+    """Where a broker's jobs are remembered: an address, or None for a bare broker."""
+    relay_in_workers: bool = True
+    """Workers hand jobs from the ledger to the broker; else ``jobbus relay`` has to."""
     mode: Mode | None = None
     """``polling`` wants a SQL provider, ``message_queue`` a broker; None wants nothing."""
     profile: Profile | None = None
@@ -267,6 +272,23 @@ class Settings(BaseSettings):
         return Options({})
 
     @property
+    def ledger_settings(self) -> Settings | None:
+        """These settings, for the backend that is the broker's ledger; None without one."""
+        if self.ledger is None:
+            return None
+        found = read_backend(self.ledger)
+        inner = {key.partition(".")[2]: value for key, value in found.items() if "." in key}
+        group = found["provider"]
+        return self.model_copy(
+            update={
+                "provider": group,
+                "ledger": None,
+                "mode": None,
+                group: replace(getattr(self, group), **inner),
+            }
+        )
+
+    @property
     def sources(self) -> Mapping[str, str]:
         """Where each value comes from: ``environment X``, ``jobbus.toml``, ``default``, by key."""
         return {key: self.origins.get(key, "default") for key, _ in _flat(self)}
@@ -342,6 +364,12 @@ def _contradictions(settings: Settings) -> Iterator[str]:
             f"provider is postgres ({whence(sources['provider'])}) and has no address: set "
             "BACKGROUND_JOBS__POSTGRES__URL to postgresql://user@host/database, or to "
             "postgresql:// to go by libpq's own variables; DATABASE_URL is not read"
+        )
+    if settings.ledger is not None and provider in ("memory", *SQL_PROVIDERS):
+        yield (
+            f"ledger is set ({whence(sources['ledger'])}), and provider is {provider} "
+            f"({whence(sources['provider'])}), which remembers its jobs itself: set ledger to "
+            f"none, or provider to one of {', '.join(BROKERS)}"
         )
     policy = settings.retry_policy
     if settings.retry_base_delay_seconds is not None and policy.base > policy.cap:

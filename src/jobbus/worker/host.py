@@ -100,7 +100,8 @@ class WorkerHost:
         opener = getattr(self._bus.queue, name, None)
         if opener is None:
             raise Unsupported(
-                "ctx.transaction() needs a SQL backend: set the provider to Sqlite or Postgres"
+                "ctx.transaction() needs a SQL backend: set the provider to Sqlite or Postgres, or "
+                "give the broker a ledger in one (BACKGROUND_JOBS__LEDGER)"
             )
         return opener
 

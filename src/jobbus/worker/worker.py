@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from jobbus.errors import ConfigurationError
 from jobbus.handlers import Isolation
 from jobbus.message import Abandonment, Completion, CountsAs, Delivery
+from jobbus.requirements import check_job_types
 from jobbus.services.loop import every
 from jobbus.services.retention import keep_for, prune_once
 from jobbus.store import JobStore
@@ -115,6 +116,7 @@ class Worker:
 
         Raises what opening the backend raises; afterwards it survives the backend's failures.
         """
+        check_job_types(self.bus.handlers, self.bus.queue.capabilities)
         await self.bus.open()
         self._prepare()
         self._check_isolation()

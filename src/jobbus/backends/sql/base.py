@@ -8,6 +8,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
@@ -28,17 +29,15 @@ from jobbus.message import (
 
 from . import callers, claims, dependencies, hot, maintenance, settling
 from .identity import ProcessIdentity, provably_dead
-from .ledger import SqlLedger
-from .news import News
+from .outbox import MIN_LEASE, SqlOutbox
 from .program import Call, Program
-from .rows import deliveries_from, mended
+from .rows import mended
 
 T = TypeVar("T")
 LOOK_INTERVAL: Final = 1.0
 """Seconds between looks for what fell due, at the most."""
 _SEEN_INTERVAL: Final = 15.0
 _SWEEP_INTERVAL: Final = 30.0
-MIN_LEASE: Final = timedelta(seconds=1)
 CAPABILITIES: Final = Capabilities(
     durable=True,
     ledger=True,
@@ -56,7 +55,7 @@ CAPABILITIES: Final = Capabilities(
 _INTEGER_LIMIT: Final = 2**31 - 1
 
 
-class SqlQueue(SqlLedger, ABC):
+class SqlQueue(SqlOutbox, ABC):
     """Both :class:`~jobbus.queue.BackgroundJobQueue` and :class:`~jobbus.store.JobStore`.
 
     Subclasses say how a program is run and how news of ready jobs arrives.
@@ -64,8 +63,6 @@ class SqlQueue(SqlLedger, ABC):
 
     def __init__(self) -> None:
         super().__init__()
-        self._news = News()
-        self._claims = claims.ClaimBook()
         self._worker: int | None = None
         self._registering = asyncio.Lock()
         self._next_look = 0.0
@@ -141,16 +138,14 @@ class SqlQueue(SqlLedger, ABC):
         deadline = time.monotonic() + wait.total_seconds()
         while True:
             heard = self._news.version
-            await self._look_after()
+            await self.look_after()
             deliveries = await self._claim_safely(queue, limit, lease)
             remaining = deadline - time.monotonic()
             if deliveries:
                 self._found_work()
             if deliveries or remaining <= 0:
                 return deliveries
-            pause = max(min(self._next_look - time.monotonic(), self._poll_pause()), 0.001)
-            with self._listening():
-                await self._news.wait(heard, min(remaining, pause))
+            await self.await_news(heard, timedelta(seconds=remaining))
 
     async def complete(
         self, done: Sequence[Completion], *, connection: Any | None = None
@@ -195,7 +190,13 @@ class SqlQueue(SqlLedger, ABC):
         return await self._run(make, atomic=False)
 
     async def get_queue_depth(self, queue: str) -> QueueDepth:
-        return await self._run(lambda: _depth(queue), write=False)
+        depth = await self._run(lambda: _depth(queue), write=False)
+        if not self._relayed:
+            return depth
+        handed, oldest_ms = await self._with_broker(queue)
+        ages = [depth.oldest_age, _age(oldest_ms)]
+        oldest = max((age for age in ages if age is not None), default=None)
+        return replace(depth, ready=depth.ready + handed, oldest_age=oldest)
 
     async def recover(self, *, expired_for: timedelta = timedelta(0)) -> int:
         due = await self._run(maintenance.look, write=False)
@@ -251,13 +252,7 @@ class SqlQueue(SqlLedger, ABC):
             )
 
         asked = time.monotonic()
-        rows = await self._run(make, atomic=False)
-        deliveries, unreadable = deliveries_from(rows, queue, asked, self.dialect)
-        self._claims.opened([*deliveries, *(dead.delivery for dead in unreadable)])
-        if unreadable:
-            with contextlib.suppress(BackendUnavailable):  # then they come again
-                await self.dead_letter(unreadable)
-        return deliveries
+        return await self._opened(await self._run(make, atomic=False), queue, asked)
 
     async def _registered(self) -> int:
         if self._worker is None:
@@ -312,7 +307,7 @@ class SqlQueue(SqlLedger, ABC):
 
     # what falls due
 
-    async def _look_after(self) -> None:
+    async def look_after(self) -> None:
         now = time.monotonic()
         if now < self._next_look and not self._always_look():
             return
@@ -329,6 +324,9 @@ class SqlQueue(SqlLedger, ABC):
         if thorough:
             self._next_sweep = now + _SWEEP_INTERVAL
             await self._run(lambda: maintenance.sweep(self._scope), atomic=True)
+
+    def _until_look(self) -> float:
+        return min(self._next_look - time.monotonic(), self._poll_pause())
 
     async def _tend(self, due: maintenance.Due, *, expired_for: timedelta, thorough: bool) -> int:
         ready: set[str] = set()
@@ -392,13 +390,17 @@ def _depth(queue: str) -> Program[QueueDepth]:
         delayed=delayed,
         blocked=blocked,
         dead=dead,
-        oldest_age=None if oldest_ms is None else timedelta(milliseconds=max(oldest_ms, 0)),
+        oldest_age=_age(oldest_ms),
     )
 
 
 def _check_id(name: str) -> None:
     if parse_id(name) != name:
         raise InvalidJob(f"{name!r} is not a UUID in its usual form; job ids are")
+
+
+def _age(milliseconds: float | None) -> timedelta | None:
+    return None if milliseconds is None else timedelta(milliseconds=max(milliseconds, 0))
 
 
 def _check(message: Message, capabilities: Capabilities) -> None:

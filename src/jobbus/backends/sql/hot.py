@@ -11,7 +11,7 @@ from jobbus.message import Completion, Delivery, Message
 
 from .dependencies import link, resolve
 from .moving import column, entry, log_entries
-from .program import Call, Many, Program, Rows, Scope
+from .program import Call, Many, Program, Row, Rows, Scope
 from .rows import message_row, unique_lock
 
 _ROUNDS = 5
@@ -28,8 +28,11 @@ def enqueue(messages: Sequence[Message], scope: Scope) -> Program[list[str]]:
     ids = {m.job_id: m.job_id for m in messages}
     waiting = list(messages)
     added: set[str] = set()
+    arrival = JobState.CREATED if scope.relayed else JobState.QUEUED
     for _ in range(_ROUNDS):
-        rows = yield Many("enqueue", [message_row(m, scope.dialect) for m in waiting])
+        rows = yield Many(
+            "enqueue", [message_row(m, scope.dialect) for m in waiting], {"arrival": arrival}
+        )
         new = set(column(rows))
         added |= new
         waiting = [m for m in waiting if m.job_id not in new]
@@ -46,7 +49,16 @@ def enqueue(messages: Sequence[Message], scope: Scope) -> Program[list[str]]:
     if scope.watched and added:
         yield log_entries(
             [
-                entry(m.job_id, EventType.CREATED, _initial(m), None, 0, "", m.job_type, m.queue)
+                entry(
+                    m.job_id,
+                    EventType.CREATED,
+                    _initial(m, arrival),
+                    None,
+                    0,
+                    "",
+                    m.job_type,
+                    m.queue,
+                )
                 for m in messages
                 if m.job_id in added
             ]
@@ -81,7 +93,7 @@ def claim(
     asked = {"queue": queue, "limit": limit, "lease_ms": lease_ms, "worker": worker}
     if scope.dialect.one_statement_each:
         rows = list((yield Call("claim", asked)))
-        rows.sort(key=lambda row: (-row[5], row[13], row[0]))
+        rows.sort(key=best_first)
     else:
         picked = yield Call("pick", asked)
         if not picked:
@@ -91,15 +103,23 @@ def claim(
         yield Many("start", [{"id": row[0]} for row in picked], {"claim": number, "worker": worker})
         rows = [(*row[:2], number, *row[3:]) for row in picked]
     if scope.watched and rows:
-        yield log_entries(
-            [
-                entry(
-                    row[0], EventType.STARTED, JobState.RUNNING, "queued", row[1], "", row[6], queue
-                )
-                for row in rows
-            ]
-        )
+        yield started(rows, queue)
     return rows
+
+
+def started(rows: Rows, queue: str) -> Call:
+    """The entries of the live log for claimed rows."""
+    return log_entries(
+        [
+            entry(row[0], EventType.STARTED, JobState.RUNNING, "queued", row[1], "", row[6], queue)
+            for row in rows
+        ]
+    )
+
+
+def best_first(row: Row) -> tuple[Any, ...]:
+    """The order of claimed rows: priority, then when they were due, then age."""
+    return (-row[5], row[13], row[0])
 
 
 def complete(
@@ -152,7 +172,7 @@ def complete(
     return [c.delivery for c in done if c.delivery.job_id not in found], parents
 
 
-def _initial(message: Message) -> JobState:
+def _initial(message: Message, arrival: JobState) -> JobState:
     if message.depends_on or message.group:
         return JobState.BLOCKED
-    return JobState.SCHEDULED if message.delay or message.run_at else JobState.QUEUED
+    return JobState.SCHEDULED if message.delay or message.run_at else arrival

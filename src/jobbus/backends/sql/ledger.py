@@ -38,6 +38,7 @@ class SqlLedger(ABC):
 
     def __init__(self) -> None:
         self._watched = False
+        self._relayed = False
         self._next_notice = 0.0
 
     @property
@@ -70,7 +71,7 @@ class SqlLedger(ABC):
 
     @property
     def _scope(self) -> Scope:
-        return Scope(self.dialect, self._watched)
+        return Scope(self.dialect, self._watched, self._relayed)
 
     async def _notice_watchers(self) -> None:
         """See once a second, in a process that does not receive, whether anybody follows events."""
@@ -92,7 +93,7 @@ class SqlLedger(ABC):
             where,
             limit=limit,
             cursor=cursor,
-            dialect=self.dialect,
+            scope=self._scope,
             naming=self.naming,
             columns=self._job_columns,
         )
@@ -107,7 +108,7 @@ class SqlLedger(ABC):
     async def count(self, where: JobFilter, *, cap: int = 10_000) -> int:
         from . import queries
 
-        sql, parameters = queries.count(where, cap=cap, dialect=self.dialect, naming=self.naming)
+        sql, parameters = queries.count(where, cap=cap, scope=self._scope, naming=self.naming)
         rows = await self._run(lambda: _rows(Call("count", parameters, sql)), write=False)
         return int(rows[0][0])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -70,7 +70,8 @@ def take_back(
 ) -> Program[tuple[int, set[str], bool]]:
     """Take jobs from leases that ran out and from workers known to be dead.
 
-    Returns how many, the queues that they went back to, and whether there may be more.
+    What was handed to a broker and never started may be handed over again. Returns how many were
+    taken from workers, the queues with something ready, and whether there may be more.
     """
     rows = yield Call(
         "lapsed",
@@ -104,7 +105,16 @@ def take_back(
             changes.append(crashed(job, reason, delay=timedelta(0), proven=False))
     yield from resolve((yield from apply(changes, scope)), scope)
     queues = {c.job.queue for c in changes if c.to is JobState.QUEUED}
+    unstarted = {(j.id, j.claim) for j in locked.values() if j.state == JobState.QUEUED} & held
+    if unstarted:
+        queues |= yield from put_back(unstarted)
     return len(changes), queues, len(claims) == _CLAIMS_PAGE and bool(closed)
+
+
+def put_back(handed: Iterable[tuple[str, int | None]]) -> Program[set[str]]:
+    """Let these jobs, each under its claim, be handed over again; return their queues."""
+    pairs = [{"id": job_id, "claim": claim} for job_id, claim in sorted(handed, key=str)]
+    return set(column((yield Call("put_back", {"handed": pairs}))))
 
 
 def sweep(scope: Scope) -> Program[None]:

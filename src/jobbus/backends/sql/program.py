@@ -60,6 +60,8 @@ class Scope:
     dialect: Dialect
     watched: bool = False
     """Somebody follows the live event log, so it is written."""
+    relayed: bool = False
+    """Jobs wait for a relay to hand them to a broker, and are ``created`` until it has."""
 
 
 def drive(program: Program[T], run: Callable[[Statement], Rows]) -> T:

@@ -27,7 +27,7 @@ from jobbus.job import DEAD, JobState
 from jobbus.store import JobFilter
 
 from .inspection import decode_cursor
-from .program import Dialect
+from .program import Dialect, Scope
 from .rows import mended
 from .statements import Naming
 
@@ -39,7 +39,7 @@ def find(
     *,
     limit: int,
     cursor: str | None,
-    dialect: Dialect,
+    scope: Scope,
     naming: Naming,
     columns: str,
 ) -> tuple[str, dict[str, Any]]:
@@ -48,23 +48,23 @@ def find(
     query = (
         select(text(columns))
         .select_from(jobs.outerjoin(workers, workers.c.id == jobs.c.worker))
-        .where(*_conditions(where, jobs, dialect))
+        .where(*_conditions(where, jobs, scope))
         .order_by(jobs.c.id.desc())
         .limit(limit + 1)
     )
     if cursor is not None:
-        query = query.where(jobs.c.id < _identifier(decode_cursor(cursor), dialect))
-    return _compile(query, dialect)
+        query = query.where(jobs.c.id < _identifier(decode_cursor(cursor), scope.dialect))
+    return _compile(query, scope.dialect)
 
 
 def count(
-    where: JobFilter, *, cap: int, dialect: Dialect, naming: Naming
+    where: JobFilter, *, cap: int, scope: Scope, naming: Naming
 ) -> tuple[str, dict[str, Any]]:
     """How many jobs match, counting no further than ``cap``."""
     jobs, _ = _tables(naming)
     some: Select[Any] = select(literal_column("1").label("one")).select_from(jobs)
-    capped = some.where(*_conditions(where, jobs, dialect)).limit(cap).subquery("capped")
-    return _compile(select(func.count()).select_from(capped), dialect)
+    capped = some.where(*_conditions(where, jobs, scope)).limit(cap).subquery("capped")
+    return _compile(select(func.count()).select_from(capped), scope.dialect)
 
 
 def _tables(naming: Naming) -> tuple[Any, Any]:
@@ -77,8 +77,8 @@ def _tables(naming: Naming) -> tuple[Any, Any]:
     return jobs.alias("j"), workers.alias("w")
 
 
-def _conditions(where: JobFilter, jobs: Any, dialect: Dialect) -> list[ColumnElement[bool]]:
-    c = jobs.c
+def _conditions(where: JobFilter, jobs: Any, scope: Scope) -> list[ColumnElement[bool]]:
+    c, dialect = jobs.c, scope.dialect
     made: list[ColumnElement[bool]] = []
     texts = (where.queue, where.job_type, where.group, where.tag)
     if any(text is not None and mended(text) != text for text in texts):
@@ -91,7 +91,7 @@ def _conditions(where: JobFilter, jobs: Any, dialect: Dialect) -> list[ColumnEle
     if where.job_type is not None:
         made.append(_job_type(c.job_type, where.job_type))
     if where.states:
-        made.append(_states(where.states, c, dialect))
+        made.append(_states(where.states, c, scope))
     if where.parent_id is not None:
         parent = parse_id(where.parent_id)
         made.append(
@@ -108,7 +108,7 @@ def _conditions(where: JobFilter, jobs: Any, dialect: Dialect) -> list[ColumnEle
     return made
 
 
-def _states(states: frozenset[JobState], c: Any, dialect: Dialect) -> ColumnElement[bool]:
+def _states(states: frozenset[JobState], c: Any, scope: Scope) -> ColumnElement[bool]:
     """The states, beside the flag whose index finds them among millions of finished jobs."""
     plain: ColumnElement[bool] = c.state.in_(sorted(states))
     flag: ColumnClause[Any] | None = None
@@ -116,11 +116,11 @@ def _states(states: frozenset[JobState], c: Any, dialect: Dialect) -> ColumnElem
         flag = c.dead
     elif states <= _TIMED:
         flag = c.timed
-    elif states == {JobState.QUEUED}:
+    elif states == {JobState.QUEUED} and not scope.relayed:  # else they may be with the broker
         flag = c.ready
     if flag is None:
         return plain
-    return and_(plain, flag if dialect.name == "postgres" else flag == literal_column("1"))
+    return and_(plain, flag if scope.dialect.name == "postgres" else flag == literal_column("1"))
 
 
 def _job_type(name: Any, wanted: str) -> ColumnElement[bool]:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeVar, cast
 
 import pytest
 
-from jobbus.job import Job
+from jobbus.job import Job, JobState
 from jobbus.message import DEFAULT_QUEUE, Delivery, Message
 from jobbus.queue import BackgroundJobQueue
 from jobbus.store import JobStore
@@ -40,6 +40,8 @@ class Suite:
     """A delay that is never over while a case runs."""
     tick: ClassVar[timedelta] = timedelta(milliseconds=20)
     """How much later than a deadline is surely behind it."""
+    ready_state: ClassVar[JobState] = JobState.QUEUED
+    """The state of a job that could start now; ``created`` where it waits for a relay."""
     leases_expire: ClassVar[bool] = True
     """False for brokers that hold a message until its consumer disconnects."""
 

@@ -46,7 +46,7 @@ class FindCases(Suite):
             (JobFilter(job_type="email_send"), ""),
             (JobFilter(tag="nightly"), "ac"),
             (JobFilter(tag="night"), ""),
-            (JobFilter(states=frozenset({JobState.QUEUED})), "abc"),
+            (JobFilter(states=frozenset({JobState.CREATED, JobState.QUEUED})), "abc"),
             (JobFilter(states=frozenset({JobState.SCHEDULED, JobState.RUNNING})), "d"),
             (JobFilter(queue="video", tag="nightly"), "c"),
             (JobFilter(queue="nowhere"), ""),
@@ -209,16 +209,16 @@ class FindCases(Suite):
         await queue.complete([done(held[0])])
         await queue.dead_letter([dead(held[1])])
         expected = {
-            ("default", JobState.QUEUED): 1,
+            ("default", self.ready_state): 1,
             ("default", JobState.RUNNING): 1,
             ("default", JobState.COMPLETED): 1,
             ("default", JobState.FAILED): 1,
             ("default", JobState.SCHEDULED): 1,
-            ("video", JobState.QUEUED): 1,
+            ("video", self.ready_state): 1,
         }
         everywhere = await store.counts()
         assert {key: number for key, number in everywhere.items() if number} == expected
         of_video = await store.counts("video")
         assert {key: number for key, number in of_video.items() if number} == {
-            ("video", JobState.QUEUED): 1
+            ("video", self.ready_state): 1
         }

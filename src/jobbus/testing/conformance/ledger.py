@@ -102,7 +102,7 @@ class LedgerCases(Suite):
         sent = message()
         await queue.enqueue([sent])
         job = await self.job(store, sent)
-        assert job.state is JobState.QUEUED
+        assert job.state is self.ready_state
         assert abs(job.created_at - self.now(queue)) < self.patience
         assert job.created_at.tzinfo is not None
 

@@ -25,9 +25,9 @@ class OperatorCases(Suite):
         await self.receive_one(queue)
         listed = await self._queue(store, "default")
         counts = {state: number for state, number in listed.counts.items() if number}
-        assert counts == {JobState.QUEUED: 2, JobState.RUNNING: 1}
+        assert counts == {self.ready_state: 2, JobState.RUNNING: 1}
         assert not listed.paused
-        assert (await self._queue(store, "video")).counts[JobState.QUEUED] == 1
+        assert (await self._queue(store, "video")).counts[self.ready_state] == 1
 
     async def test_a_paused_queue_says_so_and_why(
         self, queue: BackgroundJobQueue, store: JobStore

@@ -208,7 +208,7 @@ UPDATE background_job_queues SET paused = false, reason = '' WHERE name = :queue
 
 -- unstarted: some jobs of a queue that no worker has begun
 SELECT id::text FROM background_jobs
-WHERE queue = :queue AND (ready OR timed OR state IN ('blocked', 'created'))
+WHERE queue = :queue AND (ready OR timed OR state IN ('blocked', 'created', 'queued'))
 LIMIT 5000 FOR UPDATE SKIP LOCKED
 
 -- delete: jobs

@@ -6,7 +6,7 @@ INSERT INTO background_jobs (
     id, queue, job_type, state, initial_state, priority, ready, timed, attempt, max_attempts,
     max_crashes, timeout_ms, created_at, run_at, expires_at, deadline, parent_id, unique_key,
     unique_lock, group_name, tags, headers, metadata, payload)
-SELECT m.id, m.queue, m.job_type, s.state, s.state, m.priority, s.state = 'queued',
+SELECT m.id, m.queue, m.job_type, s.state, s.state, m.priority, s.state = CAST(:arrival AS text),
        s.state = 'scheduled', m.attempt, m.max_attempts, m.max_crashes, m.timeout_ms,
        statement_timestamp(), s.due, m.expires_at, m.expires_at, m.parent_id, m.unique_key,
        m.unique_lock, m.group_name, m.tags, m.headers, m.metadata,
@@ -20,7 +20,7 @@ CROSS JOIN LATERAL (
     SELECT greatest(statement_timestamp() + m.delay_ms * interval '1 millisecond', m.run_at) AS due,
            CASE WHEN m.blocked THEN 'blocked'
                 WHEN m.delay_ms > 0 OR m.run_at > statement_timestamp() THEN 'scheduled'
-                ELSE 'queued' END AS state) AS s
+                ELSE CAST(:arrival AS text) END AS state) AS s
 ON CONFLICT DO NOTHING
 RETURNING id::text
 

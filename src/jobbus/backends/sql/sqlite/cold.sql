@@ -180,7 +180,7 @@ UPDATE background_job_queues SET paused = 0, reason = '' WHERE name = :queue
 
 -- unstarted: some jobs of a queue that no worker has begun
 SELECT id FROM background_jobs
-WHERE queue = :queue AND (ready = 1 OR timed = 1 OR state IN ('blocked', 'created'))
+WHERE queue = :queue AND (ready = 1 OR timed = 1 OR state IN ('blocked', 'created', 'queued'))
 LIMIT 5000
 
 -- delete: jobs

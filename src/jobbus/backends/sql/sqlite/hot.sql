@@ -6,13 +6,13 @@ INSERT INTO background_jobs (
     id, queue, job_type, state, initial_state, priority, ready, timed, attempt, max_attempts,
     max_crashes, timeout_ms, created_at, run_at, expires_at, deadline, parent_id, unique_key,
     unique_lock, group_name, tags, headers, metadata, payload)
-SELECT :id, :queue, :job_type, s.state, s.state, :priority, s.state = 'queued',
+SELECT :id, :queue, :job_type, s.state, s.state, :priority, s.state = :arrival,
        s.state = 'scheduled', :attempt, :max_attempts, :max_crashes, :timeout_ms, :now,
        max(:now + :delay_ms, coalesce(:run_at, 0)), :expires_at, :expires_at, :parent_id,
        :unique_key, :unique_lock, :group_name, :tags, :headers, :metadata, :payload
 FROM (SELECT CASE WHEN :blocked THEN 'blocked'
                   WHEN :delay_ms > 0 OR coalesce(:run_at, 0) > :now THEN 'scheduled'
-                  ELSE 'queued' END AS state) AS s
+                  ELSE :arrival END AS state) AS s
 WHERE true
 ON CONFLICT DO NOTHING
 RETURNING id

@@ -1,0 +1,362 @@
+"""Any broker, with a ledger around it: the row first, then the message, then the row again.
+
+Delivery: at least once, as far as the ledger is durable. A job is a row before it is a message, and
+is done when its row says so. What the broker loses, doubles or reorders costs time, never a job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, Final, TypeVar
+
+from jobbus.errors import BackendError, BackendUnavailable, ConfigurationError, InvalidJob
+from jobbus.job import Problem
+from jobbus.message import (
+    NO_DELAY,
+    Abandonment,
+    Capabilities,
+    Completion,
+    CountsAs,
+    DeadLetter,
+    Delivery,
+    LeaseState,
+    Message,
+    QueueDepth,
+)
+from jobbus.queue import BackgroundJobQueue
+from jobbus.store import JobStore, Outbox
+
+from .relay import TICKET, Relay
+from .store import LedgerVerbs, Receipt, TrackingStore, in_ledger
+
+log = logging.getLogger("jobbus.tracked")
+
+S = TypeVar("S", Completion, Abandonment, DeadLetter)
+_PAUSED_LOOK: Final = timedelta(seconds=1)
+
+
+class TrackedQueue(LedgerVerbs):
+    """A broker that remembers: a :class:`BackgroundJobQueue` and a :class:`JobStore` in one.
+
+    ``relays`` says whether a receive hands over what it will take; without it, ``jobbus relay``
+    must run somewhere. The broker is connected when it is first needed, so that those who only
+    enqueue never are.
+    """
+
+    def __init__(
+        self, broker: BackgroundJobQueue, ledger: BackgroundJobQueue, *, relays: bool = True
+    ) -> None:
+        super().__init__(_checked(broker, ledger))
+        self.broker = broker
+        self._relays = relays
+        self.ledger.await_relay()
+        self._opened = False
+        self._connecting = asyncio.Lock()
+        self._connected = False
+        self._relay = Relay(self.ledger, self._open_broker)
+        self._handing_back: set[asyncio.Task[None]] = set()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """The ledger's. Of the broker it takes only that messages come, sooner or later."""
+        return self.ledger.capabilities
+
+    @property
+    def location(self) -> str:
+        """Where messages and jobs are, for people to read; without passwords."""
+        places = (getattr(part, "location", "") for part in (self.broker, self.ledger))
+        return " with the ledger ".join(place for place in places if place)
+
+    async def open(self) -> None:
+        """Open the ledger. The broker may be away: jobs are accepted all the same."""
+        await self.ledger.open()
+        if not self._opened:
+            # Locks belong to an event loop, and this need not be the one of the last time.
+            self._connecting = asyncio.Lock()
+            self._relay = Relay(self.ledger, self._open_broker)
+            self._opened = True
+
+    async def close(self) -> None:
+        self._opened = False
+        await self._relay.finish()
+        if self._handing_back:
+            await asyncio.gather(*self._handing_back)
+        if self._connected:
+            self._connected = False
+            await self.broker.close()
+        await self.ledger.close()
+
+    def separate(self) -> TrackedQueue:
+        return TrackedQueue(self.broker.separate(), self.ledger.separate(), relays=self._relays)
+
+    def relay(self, *, window: int) -> Relay:
+        """A relay that keeps ``window`` jobs of each queue with the broker, for other processes."""
+        return Relay(self.ledger, self._open_broker, window=window, counted=float("inf"))
+
+    async def _open_broker(self) -> BackgroundJobQueue:
+        if not self._connected:
+            if not self._opened:
+                raise BackendUnavailable("this queue is not open: it was closed, or never opened")
+            async with self._connecting:
+                if not self._connected:
+                    await self.broker.open()
+                    self._connected = True
+        return self.broker
+
+    # in
+
+    async def enqueue(
+        self, messages: Sequence[Message], *, connection: Any | None = None
+    ) -> Sequence[str]:
+        return await self.ledger.enqueue(messages, connection=connection)
+
+    # out
+
+    async def receive(
+        self, queue: str, *, limit: int, wait: timedelta, lease: timedelta
+    ) -> Sequence[Delivery]:
+        if limit < 1:
+            raise ValueError(f"limit must be at least 1, not {limit}")
+        deadline = time.monotonic() + wait.total_seconds()
+        with self._relay.wanting(queue, limit if self._relays else 0):
+            while True:
+                seen = self.ledger.news
+                step = await self._relay.step(queue)
+                left = timedelta(seconds=max(deadline - time.monotonic(), 0))
+                if step.paused:
+                    if not left:
+                        return []
+                    await self.ledger.await_news(seen, min(left, _PAUSED_LOOK))
+                    continue
+                messages = await self._await_messages(queue, limit, left, lease, seen)
+                if messages:
+                    expected = min(limit, step.outstanding)
+                    started = await self._start_safely(messages, queue, lease, expected)
+                    if started:
+                        return started
+                elif not left:
+                    return []
+
+    async def _await_messages(
+        self, queue: str, limit: int, wait: timedelta, lease: timedelta, seen: int
+    ) -> list[Delivery]:
+        """Messages from the broker; meanwhile, what becomes ready is handed over."""
+        receiving = asyncio.ensure_future(self._messages(queue, limit, wait, lease))
+        following = asyncio.ensure_future(self._relay.follow(queue, seen))
+        try:
+            await asyncio.wait({receiving, following}, return_when=asyncio.FIRST_COMPLETED)
+            if not receiving.done():
+                following.result()  # it ends by an error only
+            return await receiving
+        except BaseException:
+            receiving.add_done_callback(self._return_messages)
+            raise
+        finally:
+            for task in (receiving, following):
+                task.cancel()
+            await asyncio.wait({receiving, following})
+
+    async def _messages(
+        self, queue: str, limit: int, wait: timedelta, lease: timedelta
+    ) -> list[Delivery]:
+        broker = await self._open_broker()
+        longest = broker.capabilities.max_lease
+        kept = lease if longest is None else min(lease, longest)
+        return list(await broker.receive(queue, limit=limit, wait=wait, lease=kept))
+
+    async def _start_safely(
+        self, messages: list[Delivery], queue: str, lease: timedelta, expected: int
+    ) -> list[Delivery]:
+        """Start the jobs of these messages; if the caller is cancelled meanwhile, they go back."""
+        task = asyncio.ensure_future(self._start(messages, queue, lease, expected))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self._spawn(self._hand_back(task))
+            raise
+
+    async def _start(
+        self, messages: list[Delivery], queue: str, lease: timedelta, expected: int
+    ) -> list[Delivery]:
+        """The start gate: the ledger says which jobs start here; all other messages are spent."""
+        with contextlib.suppress(BackendError):  # what came must not wait for what does not
+            while (missing := expected - len({message.job_id for message in messages})) > 0:
+                more = await self._messages(queue, missing, NO_DELAY, lease)
+                if not more:
+                    break
+                messages += more
+        jobs = await self.ledger.start(messages, queue=queue, lease=lease)
+        first: dict[tuple[str, int], Delivery] = {}
+        for message in messages:
+            first.setdefault((message.job_id, message.message.prior_attempts), message)
+        started = [
+            replace(job, receipt=Receipt(job, first[job.job_id, job.attempt - 1])) for job in jobs
+        ]
+        used = {id(one.receipt.broker) for one in started}
+        try:
+            await self._refuse([message for message in messages if id(message) not in used], queue)
+        except BackendError as error:  # what has started must not be lost for it
+            log.warning("messages could not be looked into; they will come again: %s", error)
+        return started
+
+    async def _refuse(self, messages: Sequence[Delivery], queue: str) -> None:
+        """Drop messages of jobs that run, have ended or are not due; keep a paused queue's."""
+        tickets = [m for m in messages if TICKET in m.message.headers]
+        for message in messages:
+            if TICKET not in message.message.headers:
+                await self._adopt(message)
+        if not tickets:
+            return
+        paused = (await self.ledger.hand_over(queue, limit=0, within=NO_DELAY)).paused
+        if paused:
+            back = [Abandonment(delivery=m, counts_as=CountsAs.RELEASE) for m in tickets]
+            await self._tell_broker(lambda broker: broker.abandon(back))
+        else:
+            await self._acknowledge(tickets)
+
+    async def _adopt(self, message: Delivery) -> None:
+        """Record a job that came without a row: from before there was a ledger."""
+        try:
+            await self.ledger.enqueue([message.message])
+        except InvalidJob as error:
+            problem = Problem(kind=type(error).__name__, message=str(error))
+            dead = [DeadLetter(delivery=message, problem=problem)]
+            await self._tell_broker(lambda broker: broker.dead_letter(dead))
+        else:
+            await self._acknowledge([message])
+
+    def _return_messages(self, receiving: asyncio.Task[list[Delivery]]) -> None:
+        """Give back what was received for somebody who no longer waits for it."""
+        if receiving.cancelled() or receiving.exception() is not None or not receiving.result():
+            return
+        back = [Abandonment(delivery=m, counts_as=CountsAs.RELEASE) for m in receiving.result()]
+        self._spawn(self._tell_broker(lambda broker: broker.abandon(back)))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._handing_back.add(task)
+        task.add_done_callback(self._handing_back.discard)
+
+    async def _hand_back(self, starting: asyncio.Task[list[Delivery]]) -> None:
+        with contextlib.suppress(BackendUnavailable):  # then the lease runs out instead
+            deliveries = await starting
+            await self.abandon(
+                [Abandonment(delivery=d, counts_as=CountsAs.RELEASE) for d in deliveries]
+            )
+
+    # done
+
+    async def complete(
+        self, done: Sequence[Completion], *, connection: Any | None = None
+    ) -> Sequence[Delivery]:
+        """Record, then acknowledge.
+
+        With ``connection`` it is recorded only: the message is acknowledged when the completion is
+        told once more without, as the worker does, or dropped when it comes again.
+        """
+        if connection is None:
+            return await self._record(self.ledger.complete, done)
+        lost = await self.ledger.complete(_for_ledger(done), connection=connection)
+        return _ours(lost, done)
+
+    async def abandon(self, back: Sequence[Abandonment]) -> Sequence[Delivery]:
+        """Record; the relay sends a message of its own for the next attempt, when that is due."""
+        return await self._record(self.ledger.abandon, back)
+
+    async def dead_letter(self, dead: Sequence[DeadLetter]) -> Sequence[Delivery]:
+        """Record: the dead letters are the ledger's."""
+        return await self._record(self.ledger.dead_letter, dead)
+
+    async def _record(
+        self, verb: Callable[[Sequence[S]], Awaitable[Sequence[Delivery]]], settled: Sequence[S]
+    ) -> list[Delivery]:
+        if not settled:
+            return []
+        lost = await verb(_for_ledger(settled))
+        # Also those that were lost: whoever has the job now has a message of its own.
+        await self._acknowledge([one.delivery.receipt.broker for one in settled])
+        return _ours(lost, settled)
+
+    async def _acknowledge(self, messages: Sequence[Delivery]) -> None:
+        done = [Completion(delivery=message) for message in messages]
+        await self._tell_broker(lambda broker: broker.complete(done))
+
+    async def _tell_broker(
+        self, call: Callable[[BackgroundJobQueue], Awaitable[Sequence[object]]]
+    ) -> None:
+        """What the broker does not hear is said again when the message comes again."""
+        try:
+            await call(await self._open_broker())
+        except BackendError as error:
+            log.warning("the broker could not be told; the messages will come again: %s", error)
+
+    async def extend(self, held: Sequence[Delivery], lease: timedelta) -> Sequence[LeaseState]:
+        """Keep both leases. The ledger's is the one that counts."""
+        states = await self.ledger.extend([in_ledger(one) for one in held], lease)
+        limits = self.broker.capabilities
+        kept = [
+            one.receipt.broker
+            for one, state in zip(held, states, strict=True)
+            if state is not LeaseState.LOST
+        ]
+        if kept and limits.extends_leases:
+            longest = lease if limits.max_lease is None else min(lease, limits.max_lease)
+            await self._tell_broker(lambda broker: broker.extend(kept, longest))
+        return states
+
+    async def get_queue_depth(self, queue: str) -> QueueDepth:
+        """As the ledger counts: what waits there and what waits at the broker are both ready."""
+        return await self.ledger.get_queue_depth(queue)
+
+    # what SQL ledgers bring besides the two seams
+
+    def enqueue_sync(self, messages: Sequence[Message], connection: Any) -> Sequence[str]:
+        """:meth:`enqueue` in the transaction of a synchronous connection."""
+        ledger: Any = self.ledger
+        ids: Sequence[str] = ledger.enqueue_sync(messages, connection)
+        return ids
+
+    def complete_sync(self, done: Sequence[Completion], connection: Any) -> Sequence[Delivery]:
+        """:meth:`complete` in the transaction of a synchronous connection."""
+        ledger: Any = self.ledger
+        return _ours(ledger.complete_sync(_for_ledger(done), connection), done)
+
+    def transaction(self) -> Any:
+        """A connection to the ledger's database, in a transaction that commits at the end."""
+        ledger: Any = self.ledger
+        return ledger.transaction()
+
+    def transaction_sync(self) -> Any:
+        """:meth:`transaction` for synchronous code."""
+        ledger: Any = self.ledger
+        return ledger.transaction_sync()
+
+
+def _checked(broker: BackgroundJobQueue, ledger: BackgroundJobQueue) -> TrackingStore:
+    if broker.capabilities.ledger:
+        raise ConfigurationError(
+            f"{type(broker).__name__} remembers its jobs itself: leave the ledger out"
+        )
+    if not isinstance(ledger, JobStore) or not isinstance(ledger, Outbox):
+        raise ConfigurationError(
+            f"{type(ledger).__name__} cannot be the ledger of a broker: choose SQLite or Postgres"
+        )
+    kept: Any = ledger
+    store: TrackingStore = kept
+    return store
+
+
+def _for_ledger(settled: Sequence[S]) -> list[S]:
+    return [replace(one, delivery=in_ledger(one.delivery)) for one in settled]
+
+
+def _ours(lost: Sequence[Delivery], settled: Sequence[S]) -> list[Delivery]:
+    """The deliveries of this queue whose ledger's side was lost; as often as they were settled."""
+    known = {id(one.delivery.receipt.ledger): one.delivery for one in settled}
+    return [known[id(one)] for one in lost]
