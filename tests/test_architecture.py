@@ -20,12 +20,12 @@ LONGEST_FUNCTION: Final = 60
 
 LAYERS: Final = (
     {"errors", "message", "job", "ids", "connections"},
-    {"queue", "store"},
+    {"idempotency", "queue", "store"},
     {
         "annotations", "codec", "context", "handlers", "job_type", "middleware", "options",
         "processor", "retry", "settings", "signature", "validation",
     },
-    {"bus", "idempotency", "ledger", "services", "sync", "telemetry", "tracked", "worker"},
+    {"bus", "keys", "ledger", "services", "sync", "telemetry", "tracked", "worker"},
     {"__main__", "cli", "dashboard", "demo", "http", "integrations"},
 )  # fmt: skip
 """Each may know itself and those before it. Settings name backends, and import none."""

@@ -19,6 +19,7 @@ from jobbus.handlers import Isolation, JobType
 from jobbus.job import Problem
 from jobbus.message import Abandonment, Completion, CountsAs, DeadLetter, Delivery
 from jobbus.middleware import Middleware, compose
+from jobbus.middleware.idempotency import Idempotency
 from jobbus.retry import Again, GiveUp, Stop, decide
 
 from .held import Held
@@ -56,7 +57,9 @@ class Attempts:
         children: Callable[[], ChildPool],
         default_timeout: timedelta,
         deadlines: Deadlines,
+        guard: Idempotency | None = None,
     ) -> None:
+        self._guard = guard
         self._handlers = handlers
         self._middleware = middleware
         self._host = host
@@ -77,6 +80,14 @@ class Attempts:
         job_type = self._handlers(delivery.message.job_type)
         if job_type is None:
             return unknown_type(delivery)
+        if self._guard is None:
+            return await self._run(held, job_type)
+        return await self._guard.around(
+            held, job_type, functools.partial(self._run, held, job_type)
+        )
+
+    async def _run(self, held: Held, job_type: JobType[..., Any]) -> Settlement | None:
+        delivery = held.delivery
         try:
             result = await self._call(held, job_type)
         except asyncio.CancelledError:

@@ -16,10 +16,12 @@ from typing import Final
 
 from jobbus.errors import BackendError
 from jobbus.message import Delivery, LeaseState
+from jobbus.middleware.idempotency import Idempotency
 from jobbus.queue import BackgroundJobQueue
 from jobbus.store import JobStore
 
 from .held import Held, Holdings, margin
+from .keys import KeyKeeper
 
 log = logging.getLogger("jobbus.worker")
 
@@ -42,10 +44,12 @@ class Heartbeat:
         *,
         on_lost: Callable[[Held], None],
         on_cancel: Callable[[Held], None],
+        guard: Idempotency | None = None,
     ) -> None:
         self._queue = queue
         self._holdings = holdings
         self._lease = lease
+        self._keys = KeyKeeper(guard.store, holdings, lease, self._tell_lost) if guard else None
         self._on_lost = on_lost
         self._on_cancel = on_cancel
         self._loop = asyncio.get_running_loop()
@@ -86,6 +90,8 @@ class Heartbeat:
             await self._keep_beating(queue)
         finally:
             fencing.cancel()
+            if self._keys is not None:
+                await self._keys.close()
             await queue.close()
 
     async def _keep_beating(self, queue: BackgroundJobQueue) -> None:
@@ -100,6 +106,8 @@ class Heartbeat:
                     next_renewal = time.monotonic() + interval
                 elif isinstance(queue, JobStore):
                     await self._see_cancellations(queue, held)
+                if self._keys is not None:
+                    await self._keys.beat()
             except BackendError as error:
                 log.warning("the heartbeat could not renew leases, trying again: %s", error)
             except Exception:
@@ -139,7 +147,7 @@ class Heartbeat:
             lapsed = {
                 one
                 for one in self._holdings.snapshot()
-                if one.valid_until < now and not one.lost and not one.finished
+                if one.lapsed(now) and not one.lost and not one.finished
             }
             # At the second look only: who was frozen may find that the lease is still its own.
             for one in lapsed & seen:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from datetime import timedelta
 from typing import Final, Literal
 
 from jobbus.context import JobContext
+from jobbus.idempotency.store import KeyHold
 from jobbus.job import Progress
 from jobbus.message import Delivery
 
@@ -28,7 +30,8 @@ def margin(lease: timedelta) -> timedelta:
 class Held:
     """One delivery, from its receipt until it has been settled.
 
-    Touched by the event loop; the heartbeat's thread reads it and sets ``valid_until`` only.
+    Touched by the event loop; the heartbeat's thread reads it, and sets ``valid_until``
+    and ``hold_until`` only.
     """
 
     delivery: Delivery
@@ -45,6 +48,12 @@ class Held:
     releasing: bool = False
     finished: bool = False
     """The handler is done; the outcome is on its way to the queue."""
+    hold: KeyHold | None = None
+    """The idempotency key under which it runs, where it has one."""
+    hold_until: float = math.inf
+    """Monotonic seconds; beyond it the key's lease is not trusted any more."""
+    hold_ending: bool = False
+    """The key's end is being told: it is renewed no longer."""
     progress: list[Progress] = field(default_factory=list)
     context: JobContext | None = None
     notice: tuple[Literal["complete", "error"], object] | None = None
@@ -53,6 +62,10 @@ class Held:
     @property
     def must_stop(self) -> bool:
         return self.cancel_requested or self.lost or self.timed_out or self.releasing
+
+    def lapsed(self, now: float) -> bool:
+        """Whether the delivery's lease, or that of its key, is no longer trusted."""
+        return self.valid_until < now or (self.hold_until < now and not self.hold_ending)
 
     def interrupt(self) -> None:
         """Cancel the handler, if one runs. On the event loop only."""
