@@ -128,6 +128,10 @@ class Idempotency:
         self._release = Gatherer(store.release)
         self._undoing: set[asyncio.Task[Any]] = set()
 
+    def concerns(self, message: Message) -> bool:
+        """Whether the job goes through the store at all."""
+        return not self._ledger or message.idempotency_key is not None
+
     async def around(
         self, holder: Holder, job_type: JobType[..., Any], attempt: Attempt
     ) -> Settlement | None:
@@ -136,8 +140,6 @@ class Idempotency:
         None when nothing may be told, because the lease or the key is another's.
         """
         message = holder.delivery.message
-        if self._ledger and message.idempotency_key is None:
-            return await attempt()
         try:
             claim = claim_for(message)
         except InvalidJob as error:
@@ -152,9 +154,10 @@ class Idempotency:
             return await self._without_store(holder, job_type, attempt)
         if reply.answer in (Answer.ACQUIRED, Answer.STOLEN):
             self._count(KeyEvent.MISS, message)
-            holder.hold = claim.held(reply.fence)
-            holder.hold_until = asked + self._trusted
-            return await self._run(holder, holder.hold, attempt)
+            hold = claim.held(reply.fence)
+            holder.hold_until = asked + self._trusted  # first: from then on it is renewed
+            holder.hold = hold
+            return await self._run(holder, hold, attempt)
         return await self._refused(holder.delivery, reply)
 
     @property

@@ -80,7 +80,7 @@ class Attempts:
         job_type = self._handlers(delivery.message.job_type)
         if job_type is None:
             return unknown_type(delivery)
-        if self._guard is None:
+        if self._guard is None or not self._guard.concerns(delivery.message):
             return await self._run(held, job_type)
         return await self._guard.around(
             held, job_type, functools.partial(self._run, held, job_type)

@@ -20,6 +20,7 @@ from jobbus.middleware.idempotency import Idempotency
 from jobbus.queue import BackgroundJobQueue
 from jobbus.store import JobStore
 
+from .ending import end
 from .held import Held, Holdings, margin
 from .keys import KeyKeeper
 
@@ -85,13 +86,13 @@ class Heartbeat:
             self._loop.call_soon_threadsafe(self._ready.set)
             return
         self._loop.call_soon_threadsafe(self._ready.set)
-        fencing = asyncio.create_task(self._keep_fencing())
+        beside = [asyncio.create_task(self._keep_fencing())]
+        if self._keys is not None:
+            beside.append(asyncio.create_task(self._keys.run()))
         try:
             await self._keep_beating(queue)
         finally:
-            fencing.cancel()
-            if self._keys is not None:
-                await self._keys.close()
+            await end(beside)
             await queue.close()
 
     async def _keep_beating(self, queue: BackgroundJobQueue) -> None:
@@ -106,8 +107,6 @@ class Heartbeat:
                     next_renewal = time.monotonic() + interval
                 elif isinstance(queue, JobStore):
                     await self._see_cancellations(queue, held)
-                if self._keys is not None:
-                    await self._keys.beat()
             except BackendError as error:
                 log.warning("the heartbeat could not renew leases, trying again: %s", error)
             except Exception:

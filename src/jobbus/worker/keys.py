@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -45,25 +46,30 @@ class KeyKeeper:
         self._lease = lease
         self._tell_lost = tell_lost
         self._own: IdempotencyStore | None = None
-        self._next = 0.0
 
-    async def beat(self) -> None:
-        """Renew, if it is time to; call it often."""
-        now = time.monotonic()
-        if now < self._next:
-            return
+    async def run(self) -> None:
+        """Renew until cancelled; apart from the queue's leases, lest a slow store cost those."""
+        interval = self._lease.total_seconds() / 3
+        try:
+            while True:
+                renewed = await self._renew_all()
+                await asyncio.sleep(interval if renewed else interval / 4)
+        finally:
+            if self._own is not None:
+                await self._own.close()
+
+    async def _renew_all(self) -> bool:
         held = [one for one in self._holdings.snapshot() if one.hold and not one.hold_ending]
         try:
             for start in range(0, len(held), _PAGE):
                 await self._renew(held[start : start + _PAGE])
         except BackendError as error:
             log.warning("idempotency keys could not be renewed, trying again: %s", error)
-            return
-        self._next = now + self._lease.total_seconds() / 3
-
-    async def close(self) -> None:
-        if self._own is not None:
-            await self._own.close()
+            return False
+        except Exception:
+            log.exception("renewing idempotency keys failed; it goes on")
+            return False
+        return True
 
     async def _renew(self, held: Sequence[Held]) -> None:
         if self._own is None:

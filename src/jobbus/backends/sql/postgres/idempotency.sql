@@ -64,7 +64,7 @@ RETURNING kept.key, kept.owner
 
 -- release_keys: free for the next attempt; fence and crashes stay
 UPDATE background_job_idempotency kept
-SET state = 'released', owner = '', lease_until = '-infinity',
+SET state = 'released', owner = '', lease_until = 'epoch',
     expires_at = clock_timestamp() + :ttl_ms * interval '1 millisecond'
 FROM jsonb_to_recordset(CAST(:batch AS jsonb)) AS b(key text, owner text, fence bigint)
 WHERE kept.key = b.key AND kept.owner = b.owner AND kept.fence = b.fence
@@ -79,7 +79,7 @@ WHERE key IN (SELECT jsonb_array_elements_text(CAST(:keys AS jsonb)))
 
 -- reopen_keys: failed and abandoned ones may be worked under again
 UPDATE background_job_idempotency
-SET state = 'released', owner = '', crashes = 0, data = NULL, lease_until = '-infinity',
+SET state = 'released', owner = '', crashes = 0, data = NULL, lease_until = 'epoch',
     expires_at = clock_timestamp() + :ttl_ms * interval '1 millisecond'
 WHERE key IN (SELECT jsonb_array_elements_text(CAST(:keys AS jsonb)))
   AND expires_at > clock_timestamp()
