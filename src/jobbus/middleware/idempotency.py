@@ -289,11 +289,10 @@ class Idempotency:
     ) -> Settlement | None:
         """Record the success, and only then let the queue be told (D-7)."""
         holder.hold_ending = True
-        telling = asyncio.ensure_future(self._insist(end_of(hold, settlement), holder.hold_until))
+        telling = asyncio.ensure_future(self._insist(end_of(hold, settlement), holder))
         answer = await _finished(telling)
         message = holder.delivery.message
         if answer is None:
-            self._count(KeyEvent.ERROR, message)
             log.error("job %s: its idempotency key could not be completed", message.job_id)
             return None
         if answer is Answer.GONE:
@@ -313,19 +312,18 @@ class Idempotency:
             return None
         return settlement
 
-    async def _insist(self, end: KeyEnd, until: float) -> Answer | None:
+    async def _insist(self, end: KeyEnd, holder: Holder) -> Answer | None:
         """Repeat over outages while the key is surely ours; None when that did not suffice."""
         failures = 0
         while True:
             try:
                 return await self._complete.ask(end)
             except BackendError as error:
+                self._lost_sight(error, holder.delivery.message)
                 failures += 1
                 pause = min(_PAUSE_CAP, 0.1 * 2.0 ** min(failures, 10))
-                if time.monotonic() + pause > until:
-                    log.error("completing an idempotency key failed: %s", error)
+                if time.monotonic() + pause > holder.hold_until:
                     return None
-                log.warning("completing an idempotency key failed, trying again: %s", error)
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # jitter
 
     async def _tell(self, verb: Gatherer[Any, Answer], what: KeyEnd | KeyHold) -> None:

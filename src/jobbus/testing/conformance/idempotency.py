@@ -40,7 +40,7 @@ HOSTILE = (
 
 
 class IdempotencySuite:
-    """Helpers, and the knob of a suite. Subclasses provide the fixture ``store``, open and empty."""
+    """Helpers, and a knob. Subclasses provide the fixture ``store``, open and empty."""
 
     ttl: ClassVar[timedelta] = timedelta(days=7)
     """The time to live of the fixture's store."""
