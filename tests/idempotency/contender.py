@@ -1,6 +1,6 @@
 """One of several processes that work under the same keys, die and freeze at random.
 
-``python -m tests.idempotency.contender SEED SECONDS KIND ADDRESS [PREFIX]`` prints a line for each
+``python -m tests.idempotency.contender SEED SECONDS KIND ADDRESS PREFIX`` prints a line for each
 success that the store accepted: key, fence, owner.
 """
 
@@ -81,4 +81,5 @@ async def main(seed: int, seconds: float, kind: str, address: str, prefix: str) 
 
 if __name__ == "__main__":
     arguments = sys.argv[1:]
-    asyncio.run(main(int(arguments[0]), float(arguments[1]), *arguments[2:4], arguments[4]))
+    kind, address, prefix = arguments[2:5]
+    asyncio.run(main(int(arguments[0]), float(arguments[1]), kind, address, prefix))

@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import pytest
 
-from jobbus import BackendUnavailable, ConfigurationError, JobBus, JobState, Worker
+from jobbus import BackendUnavailable, ConfigurationError, JobBus, JobState, Worker, load_settings
 from jobbus.backends.memory import MemoryQueue
 from jobbus.errors import BackendError
 from jobbus.idempotency import Answer, KeyClaim, KeyState
@@ -18,8 +18,7 @@ from jobbus.idempotency.memory import MemoryIdempotencyStore
 from jobbus.idempotency.redis import RedisIdempotencyStore
 from jobbus.message import Abandonment, Completion, CountsAs
 from jobbus.middleware.idempotency import KeyEvent
-from tests.flow.support import NOWHERE as HERE
-from tests.flow.support import PLAIN, at_work, completed, load_settings, until
+from tests.flow.support import NOWHERE, PLAIN, at_work, completed, until
 from tests.idempotency.redis_server import RedisPlace
 from tests.idempotency.support import BareBroker, Effects, SwitchedStore, key_of, snoozed
 
@@ -28,7 +27,7 @@ LEASE = timedelta(seconds=60)
 
 @asynccontextmanager
 async def ledger_bus(store: SwitchedStore, **settings: object) -> AsyncIterator[JobBus]:
-    chosen = load_settings(settings, environ={}, directory=HERE) if settings else PLAIN
+    chosen = load_settings(settings, environ={}, directory=NOWHERE) if settings else PLAIN
     async with JobBus(chosen, queue=MemoryQueue(), idempotency=store) as bus:
         yield bus
 

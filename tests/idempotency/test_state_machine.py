@@ -270,10 +270,10 @@ def test_redis_answers_as_the_table(
     store = RedisIdempotencyStore(redis_default.url, LIVE, prefix=prefix)
     loop.run(store.open())
 
-    def empty() -> None:
+    async def forget() -> None:
         assert store._client is not None
-        loop.run(store._client.unlink(store._name("a"), store._name("b")))
+        await store._client.unlink(store._name("a"), store._name("b"))
 
     # Only Redis records a success of which it had forgotten the beginning.
-    check(Place(store, loop.run, empty, recreates=True), examples=30)
+    check(Place(store, loop.run, lambda: loop.run(forget()), recreates=True), examples=30)
     loop.run(store.close())
