@@ -242,6 +242,7 @@ async def test_a_key_that_another_has_is_reported_lost_at_the_next_renewal(
     assert await keeper._renew_all()
     assert lost == [stolen]
     assert kept.hold_until > 0
+    assert ending.hold_until == 0
     store.switch.on = False
     assert not await keeper._renew_all()
 

@@ -95,10 +95,11 @@ def test_what_is_no_address_of_redis_is_refused() -> None:
         ({}, {"retention": timedelta(days=14), "ledger": True}, True),
         ({"idempotency_ttl_days": 14}, {"retention": timedelta(days=14)}, True),
         ({"idempotency_allow_short_ttl": True}, {"retention": timedelta(days=14)}, True),
+        ({"idempotency_ttl_days": 0.001}, {"ledger": True}, False),
         ({"enable_idempotency": False}, {"retention": timedelta(days=14)}, True),
     ],
 )
-def test_keys_must_outlive_the_messages_of_a_bare_broker(
+def test_keys_must_outlive_leases_and_the_messages_of_a_bare_broker(
     given: dict[str, object], declared: dict[str, Any], fits: bool
 ) -> None:
     """D-9."""

@@ -144,10 +144,10 @@ class Idempotency:
             claim = claim_for(message)
         except InvalidJob as error:
             return _dead(holder.delivery, "invalid_idempotency_key", str(error))
+        if self.away:
+            return await self._without_store(holder, job_type, attempt)
         asked = time.monotonic()
         try:
-            if self.away:
-                return await self._without_store(holder, job_type, attempt)
             reply = await self._begun(claim)
         except BackendError as error:
             self._lost_sight(error, message)

@@ -38,17 +38,23 @@ def create_idempotency_store(settings: Settings, queue: BackgroundJobQueue) -> I
 
 
 def check_ttl(settings: Settings, capabilities: Capabilities) -> list[str]:
-    """Why keys would be forgotten too soon; empty when they are not, or when that is allowed.
+    """Why keys would be forgotten too soon; empty when they are not.
 
-    A broker that may hand a job out again after its key was forgotten has it run again (D-9). Where
-    a ledger fences the jobs, nothing is handed out again by itself.
+    A key must outlive the lease under which its job runs. And a broker that may hand a job out
+    again after its key was forgotten has it run again (D-9), which may be allowed. Where a ledger
+    fences the jobs, nothing is handed out again by itself.
     """
-    if (
-        capabilities.ledger
-        or capabilities.retention is None
-        or not settings.enable_idempotency
-        or settings.idempotency_allow_short_ttl
-    ):
+    if not settings.enable_idempotency:
+        return []
+    if settings.idempotency_ttl < 2 * settings.lease:
+        return [
+            f"idempotency_ttl_days is {settings.idempotency_ttl_days:g} "
+            f"({whence(settings.sources['idempotency_ttl_days'])}), and a lease lasts "
+            f"{settings.lease.total_seconds():g} s, so that keys would be forgotten while their "
+            "jobs run: set IDEMPOTENCY_TTL_DAYS to twice the lease or more"
+        ]
+    allowed = settings.idempotency_allow_short_ttl
+    if capabilities.ledger or capabilities.retention is None or allowed:
         return []
     needed = capabilities.retention + (capabilities.max_delay or NO_DELAY)
     if settings.idempotency_ttl >= needed:

@@ -106,7 +106,7 @@ async def guard_for(
         for concern in await store.concerns():
             log.warning("%s", concern)
     except BackendError as error:
-        log.warning("the idempotency store is away; jobs that need it wait: %s", error)
+        log.warning("the idempotency store could not be looked at: %s", error)
     ledger = bus.queue.capabilities.ledger
     return Idempotency(
         store,
