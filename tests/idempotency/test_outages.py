@@ -185,11 +185,12 @@ async def test_a_success_that_cannot_be_recorded_is_never_acknowledged(
             seen.append(1)
             store.switch.on = len(seen) > 1
 
-        async with at_work(bus, lease=timedelta(seconds=1)):
+        async with at_work(bus, lease=timedelta(seconds=1)) as worker:
             job_id = await work.options(idempotency_key="k").enqueue()
             job = await snoozed(bus, job_id)  # its lease had run out, and another attempt begun
             assert (len(seen), job.crashes) == (1, 1)
             store.switch.on = True
+            await until(lambda: worker.degraded is None, "the store's return")
             await bus.retry(job_id)
             await completed(bus, job_id)
             record = await key_of(bus, "work", "k")
