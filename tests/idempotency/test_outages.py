@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -120,7 +119,9 @@ async def test_a_redis_that_stops_under_a_running_job_is_told_of_its_success_whe
             await effects.started.wait()
             owned_redis.process.crash()
             effects.gate.set()
-            await asyncio.sleep(0.2)  # so that it is surely tried in vain
+            guard = worker.guard
+            assert guard is not None
+            await until(lambda: guard.counts[KeyEvent.ERROR], "that it was tried in vain")
             job = await bus.get(first)
             assert job is not None
             assert job.state is JobState.RUNNING, "never acknowledged before it is recorded (D-7)"
