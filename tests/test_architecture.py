@@ -20,12 +20,12 @@ LONGEST_FUNCTION: Final = 60
 
 LAYERS: Final = (
     {"errors", "message", "job", "ids", "connections"},
-    {"queue", "store"},
+    {"idempotency", "queue", "store"},
     {
         "annotations", "codec", "context", "handlers", "job_type", "middleware", "options",
         "processor", "requirements", "retry", "settings", "signature", "tracked", "validation",
     },
-    {"bus", "idempotency", "ledger", "services", "sync", "telemetry", "worker"},
+    {"bus", "keys", "ledger", "services", "sync", "telemetry", "worker"},
     {"__main__", "cli", "dashboard", "demo", "http", "integrations"},
 )  # fmt: skip
 """Each may know itself and those before it. Settings name backends, and import none."""

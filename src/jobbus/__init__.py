@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from jobbus.errors import Cancelled as Cancelled
     from jobbus.errors import ConfigurationError as ConfigurationError
     from jobbus.errors import HandlerCrashed as HandlerCrashed
+    from jobbus.errors import IdempotencyMismatch as IdempotencyMismatch
     from jobbus.errors import InvalidJob as InvalidJob
     from jobbus.errors import JobbusError as JobbusError
     from jobbus.errors import JobFailed as JobFailed
@@ -91,7 +92,8 @@ _HOMES = {
     # Errors and signals
     "jobbus.errors": (
         "BackendError", "BackendFull", "BackendUnavailable", "Cancelled", "ConfigurationError",
-        "HandlerCrashed", "InvalidJob", "JobFailed", "JobNotFound", "JobbusError", "LeaseLost",
+        "HandlerCrashed", "IdempotencyMismatch", "InvalidJob", "JobFailed", "JobNotFound",
+        "JobbusError", "LeaseLost",
         "MissingDependency", "PayloadError", "PayloadTooLarge", "PermanentError", "RateLimited",
         "Reject", "Retry", "SchemaMismatch", "Snooze", "UnknownJobType", "Unsupported",
         "WaitTimeout",

@@ -13,15 +13,18 @@ from jobbus import codec
 from jobbus.errors import ConfigurationError, InvalidJob, UnknownJobType, Unsupported
 from jobbus.handlers import EnqueueOptions, Handlers, JobDecorator, JobType, JobTypeOptions
 from jobbus.ids import new_id
+from jobbus.keys import Keys, failed_keys
 from jobbus.ledger import Ledger
 from jobbus.message import Message
 from jobbus.middleware import Middleware
+from jobbus.middleware.idempotency_keys import refuse_mismatches, stored_key
 from jobbus.options import apply_options, check_name, normalise_priority
 from jobbus.queue import BackgroundJobQueue
 from jobbus.requirements import check_job_types, check_messages, check_transaction
 from jobbus.store import JobStore, JobTypeRecord
 
 if TYPE_CHECKING:
+    from jobbus.idempotency.store import IdempotencyStore
     from jobbus.processor import JobProcessor, PayloadT, ResultT
     from jobbus.settings import Settings
     from jobbus.sync import SyncJobBus
@@ -31,9 +34,9 @@ class JobBus(Ledger):
     """Declares job types, enqueues jobs, looks at them and steers them.
 
     ``settings`` may be a backend's URL or name (``"sqlite:///jobs.db"``); left out, everything
-    comes from the environment and the configuration files. A ``queue`` given as an object is used
-    as it is. Nothing is read or opened before it is needed. Used from one event loop; :attr:`sync`
-    is the same bus for code that has none.
+    comes from the environment and the configuration files. A ``queue``, and a store of
+    ``idempotency`` keys, given as objects are used as they are. Nothing is read or opened before it
+    is needed. Used from one event loop; :attr:`sync` is the same bus for code that has none.
     """
 
     def __init__(
@@ -42,12 +45,14 @@ class JobBus(Ledger):
         *,
         queue: BackgroundJobQueue | None = None,
         middleware: Sequence[Middleware] = (),
+        idempotency: IdempotencyStore | None = None,
     ) -> None:
         self._given = settings
         self._settings: Settings | None = None
         self._queue = queue
         self._handlers: Handlers | None = None
         self._sync: SyncJobBus | None = None
+        self._keys = Keys(idempotency)
         self._opening = asyncio.Lock()
         self._opened_in: tuple[int, asyncio.AbstractEventLoop] | None = None
         self.middleware = tuple(middleware)
@@ -161,6 +166,7 @@ class JobBus(Ledger):
         here = (os.getpid(), asyncio.get_running_loop())
         if self._opened_in == here and self._queue is not None:
             self._opened_in = None
+            await self._keys.close()
             await self._queue.close()
 
     async def __aenter__(self) -> Self:
@@ -174,6 +180,45 @@ class JobBus(Ledger):
         trace: TracebackType | None,
     ) -> None:
         await self.close()
+
+    # idempotency keys
+
+    async def idempotency_store(self) -> IdempotencyStore:
+        """Where idempotency keys are kept, ready for use in this event loop.
+
+        Raises ConfigurationError where the settings name one that is not to be had.
+        """
+        await self.open()
+        return await self._keys.opened(self.settings, self.queue)
+
+    def separate_keys(self) -> IdempotencyStore | None:
+        """The store given as an object, for another event loop; None where settings choose it."""
+        return self._keys.separate()
+
+    async def reopen_keys(self, job_type: str, *keys: str) -> None:
+        """Let work be tried again under keys of callers that ended in failure.
+
+        Redriving a job does it by itself; this is for brokers whose dead letters are redriven
+        without jobbus.
+        """
+        store = await self.idempotency_store()
+        await store.reopen([stored_key(job_type, key) for key in keys])
+
+    async def redrive(self, *job_ids: str) -> list[str]:
+        """Start a new generation of ended jobs that did not complete; return those it could.
+
+        The idempotency keys under which they failed are free again.
+        """
+        await self.open()
+        if self.settings.enable_idempotency and (keys := await failed_keys(self.store, job_ids)):
+            await (await self.idempotency_store()).reopen(keys)
+        return await super().redrive(*job_ids)
+
+    async def check_keys(self, messages: Sequence[Message]) -> None:
+        """Raise IdempotencyMismatch for a key that is known to stand for another payload."""
+        keyed = [each for each in messages if each.idempotency_key is not None]
+        if keyed and self.settings.enable_idempotency:
+            await refuse_mismatches(await self.idempotency_store(), keyed)
 
     # enqueueing
 
@@ -211,6 +256,7 @@ class JobBus(Ledger):
         if connection is not None:
             check_transaction(capabilities)
         await self.open()
+        await self.check_keys(messages)
         limit = capabilities.max_batch or len(messages) or 1
         ids: list[str] = []
         for start in range(0, len(messages), limit):

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from jobbus.errors import Cancelled, Unsupported
 from jobbus.job import Progress
-from jobbus.message import Message
+from jobbus.message import IDEMPOTENCY_KEY, Message
 
 log = logging.getLogger("jobbus.handler")
 _current: ContextVar[Callable[[], JobContext]] = ContextVar("jobbus_job_context")
@@ -79,8 +79,11 @@ class JobContext:
 
     @property
     def idempotency_key(self) -> str:
-        """The same over all attempts of the job: hand it to APIs that take such a key."""
-        return self.job_id
+        """The same over all attempts of the job: hand it to APIs that take such a key.
+
+        The key that the job was enqueued with, else its id.
+        """
+        return self.headers.get(IDEMPOTENCY_KEY, self.job_id)
 
     @property
     def last_attempt(self) -> bool:

@@ -14,7 +14,8 @@
     ├── InvalidJob                 an enqueue asked for something that can never be right
     │   ├── PayloadError           a payload cannot be encoded or decoded
     │   │   └── PayloadTooLarge
-    │   └── UnknownJobType         nobody has registered this job type
+    │   ├── UnknownJobType         nobody has registered this job type
+    │   └── IdempotencyMismatch    an idempotency key was used before, for another payload
     ├── JobNotFound                the store holds no such job
     ├── JobFailed                  raised to those who wait for a result: the job ended without one
     ├── WaitTimeout                the job had not ended when the caller's patience ran out
@@ -89,6 +90,12 @@ class PayloadTooLarge(PayloadError):
 
 class UnknownJobType(InvalidJob):
     """No handler is registered under this name, here or by any worker."""
+
+
+class IdempotencyMismatch(InvalidJob):
+    """The idempotency key was used before, for a job of this type with another payload."""
+
+    exit_code = 5
 
 
 class JobNotFound(JobbusError):

@@ -68,6 +68,8 @@ class JobTypeOptions(TypedDict, total=False):
     """Bytes. Only with ``isolation="process"``, as is ``jobs_per_child``."""
     jobs_per_child: int | None
     payload_limit: int
+    naturally_idempotent: bool
+    """Doing it twice is doing it once, so it may run while no idempotency store can be asked."""
 
 
 # The parameter's name tells type checkers which functions take a context. It is what keeps a
@@ -266,6 +268,7 @@ def _settings(name: str, signature: Signature, options: JobTypeOptions) -> JobTy
             HARD_LIMIT,
             _at_least_one(name, "payload_limit", options.get("payload_limit", DEFAULT_LIMIT)),
         ),
+        naturally_idempotent=options.get("naturally_idempotent", False),
     )
 
 

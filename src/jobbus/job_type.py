@@ -108,6 +108,8 @@ class JobTypeSettings:
     """After so many, a child process is replaced."""
     payload_limit: int = DEFAULT_LIMIT
     """Bytes of JSON."""
+    naturally_idempotent: bool = False
+    """Doing it twice is doing it once, so it may run while no idempotency store can be asked."""
 
 
 class JobType(Generic[P, R]):

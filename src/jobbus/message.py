@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 DEFAULT_QUEUE: Final = "default"
 DEFAULT_LEASE: Final = timedelta(seconds=60)
 NO_DELAY: Final = timedelta(0)
+IDEMPOTENCY_KEY: Final = "idempotency-key"
+"""The header in which a caller's own idempotency key travels, on every backend."""
 
 
 class Priority(IntEnum):
@@ -78,6 +80,11 @@ class Message:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     prior_attempts: int = 0
     """Attempts made under earlier messages of the same job."""
+
+    @property
+    def idempotency_key(self) -> str | None:
+        """The caller's own key: jobs of one type that share it do their work once."""
+        return self.headers.get(IDEMPOTENCY_KEY)
 
     @property
     def id(self) -> str:
@@ -253,3 +260,8 @@ class Capabilities:
     max_batch: int | None = None
     max_payload: int = 1024 * 1024
     """Bytes."""
+    retention: timedelta | None = None
+    """How long after its enqueue a message may still come again, from the dead letters too.
+
+    None where a ledger decides, or nobody.
+    """

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeAlias, TypedDict
 from jobbus import codec
 from jobbus.errors import InvalidJob
 from jobbus.ids import parse_id
-from jobbus.message import NO_DELAY, Dependency, Message, Priority
+from jobbus.message import IDEMPOTENCY_KEY, NO_DELAY, Dependency, Message, Priority
 
 Duration: TypeAlias = timedelta | float
 """A span of time; plain numbers are seconds."""
@@ -42,6 +42,7 @@ class OptionKeywords(TypedDict, total=False):
     max_attempts: int
     timeout: Duration
     unique_key: str
+    idempotency_key: str
     expires_at: datetime
     expires_in: Duration
     group: str
@@ -74,6 +75,11 @@ class EnqueueOptions:
     timeout: Duration | None = None
     unique_key: str | None = None
     """At most one unfinished job of a job type holds a key."""
+    idempotency_key: str | None = None
+    """Jobs of one job type with the same key and payload do their work once.
+
+    The later ones complete with the result of the first. Travels as a header.
+    """
     expires_at: datetime | None = None
     expires_in: Duration | None = None
     """How long after it falls due the job may still start."""
@@ -118,8 +124,9 @@ def apply_options(message: Message, options: EnqueueOptions, now: datetime) -> M
         for name in _COPIED
         if (value := getattr(options, name)) is not None and value != ()
     }
-    if options.headers:
-        changes["headers"] = {**message.headers, **options.headers}
+    if options.headers or options.idempotency_key:
+        key = {IDEMPOTENCY_KEY: options.idempotency_key} if options.idempotency_key else {}
+        changes["headers"] = {**message.headers, **(options.headers or {}), **key}
     if options.metadata:
         changes["metadata"] = {**message.metadata, **options.metadata}
     changed = replace(message, **changes) if changes else message
@@ -244,13 +251,12 @@ def _moment(what: str, value: datetime) -> datetime:
         raise InvalidJob(f"{what} {value.isoformat()} is no moment in UTC: {error}") from error
 
 
-def _unique_key(value: str) -> str:
+def check_key(what: str, value: str) -> str:
+    """The key; InvalidJob when it is not printable text of 1 to 200 characters."""
     if not isinstance(value, str) or not 1 <= len(value) <= MAX_UNIQUE_KEY:
-        raise InvalidJob(
-            f"unique_key is text of 1 to {MAX_UNIQUE_KEY} characters, not {_shown(value)}"
-        )
+        raise InvalidJob(f"{what} is text of 1 to {MAX_UNIQUE_KEY} characters, not {_shown(value)}")
     if not value.isprintable():
-        raise InvalidJob(f"unique_key {_shown(value)} has characters that cannot be printed")
+        raise InvalidJob(f"{what} {_shown(value)} has characters that cannot be printed")
     return value
 
 
@@ -309,7 +315,8 @@ _CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "run_at": partial(_moment, "run_at"),
     "max_attempts": _attempts,
     "timeout": partial(as_duration, "timeout", least=NO_DELAY),
-    "unique_key": _unique_key,
+    "unique_key": partial(check_key, "unique_key"),
+    "idempotency_key": partial(check_key, "idempotency_key"),
     "expires_at": partial(_moment, "expires_at"),
     "expires_in": partial(as_duration, "expires_in", least=NO_DELAY),
     "group": partial(check_name, "group"),
@@ -321,6 +328,8 @@ _CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "headers": _headers,
     "job_id": partial(_id, "job_id"),
 }
-_COPIED: Final = frozenset(_CHECKS) - {"expires_at", "expires_in", "headers", "metadata"}
+_COPIED: Final = frozenset(_CHECKS) - {
+    "expires_at", "expires_in", "headers", "idempotency_key", "metadata"
+}  # fmt: skip
 NOTHING: Final = EnqueueOptions()
 """Options that ask for nothing."""

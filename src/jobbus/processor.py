@@ -56,6 +56,7 @@ class JobProcessor(ABC, Generic[PayloadT, ResultT]):
     memory_limit: ClassVar[int | None]
     jobs_per_child: ClassVar[int | None]
     payload_limit: ClassVar[int]
+    naturally_idempotent: ClassVar[bool]
 
     @abstractmethod
     def process(self, payload: PayloadT, context: JobContext) -> Awaitable[ResultT] | ResultT:

@@ -67,6 +67,8 @@ class SyncJobBus:
         enqueue_sync = getattr(self._bus.queue, "enqueue_sync", None)
         if enqueue_sync is None or not self._bus.queue.capabilities.transactional:
             raise Unsupported("this backend cannot enqueue in a transaction of yours")
+        if any(each.idempotency_key is not None for each in messages):
+            self._call(self._target().check_keys(messages))
         return list(enqueue_sync(messages, connection))
 
     def get(self, job_id: str) -> Job | None:
@@ -175,7 +177,11 @@ class SyncJobBus:
     def _start(self) -> None:
         from jobbus.bus import JobBus
 
-        own = JobBus(self._bus.settings, queue=self._bus.queue.separate())
+        own = JobBus(
+            self._bus.settings,
+            queue=self._bus.queue.separate(),
+            idempotency=self._bus.separate_keys(),
+        )
         own.share_handlers(self._bus)
         started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
         self._thread = threading.Thread(

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from jobbus import JobBus
+from jobbus.backends.sql.migrate import migrations
 from jobbus.message import Capabilities
 from tests.cli.commands import Program
 from tests.cli.conftest import Backlog, Run
@@ -24,21 +25,28 @@ def checks(run: Run, *words: str) -> dict[str, dict[str, Any]]:
 # migrate
 
 
+KNOWN = migrations("sqlite")
+UP = [f"{each.version:04d} {each.name} up" for each in KNOWN]
+DOWN = [f"{each.version:04d} {each.name} down" for each in reversed(KNOWN)]
+
+
 def test_the_schema_is_shown_without_being_made(run: Run) -> None:
     done = run("migrate", "status")
     assert done.code == 0
     assert done.json == {
-        "migrations": [{"version": 1, "name": "core", "state": "pending"}],
+        "migrations": [
+            {"version": each.version, "name": each.name, "state": "pending"} for each in KNOWN
+        ],
         "backend": "sqlite jobbus.db",
-        "pending": 1,
+        "pending": len(KNOWN),
     }
     assert not Path("jobbus.db").exists()
 
 
 def test_up_makes_the_schema_and_repeats_without_harm(run: Run) -> None:
-    assert run("migrate", "up", "--dry-run").json == {"steps": ["0001 core up"], "dry_run": True}
+    assert run("migrate", "up", "--dry-run").json == {"steps": UP, "dry_run": True}
     assert not Path("jobbus.db").exists()
-    assert run("migrate", "up").json["steps"] == ["0001 core up"]
+    assert run("migrate", "up").json["steps"] == UP
     assert run("migrate", "up").json["steps"] == []
     assert run("migrate", "status").json["pending"] == 0
     assert "applied" in run("migrate", "status", "-o", "table").out
@@ -46,13 +54,13 @@ def test_up_makes_the_schema_and_repeats_without_harm(run: Run) -> None:
 
 def test_down_counts_the_jobs_and_needs_a_yes(run: Run, backlog: Backlog) -> None:
     backlog.put(number=3)
-    refused = run("migrate", "down")
+    refused = run("migrate", "down", "--to", "0")
     assert refused.code == 2
-    assert "revert 1 migration of sqlite jobbus.db, deleting 3 jobs" in refused.err
-    assert run("migrate", "down", "--dry-run").json["steps"] == ["0001 core down"]
+    assert f"revert {len(KNOWN)} migrations of sqlite jobbus.db, deleting 3 jobs" in refused.err
+    assert run("migrate", "down", "--dry-run", "--to", "0").json["steps"] == DOWN
     assert backlog.count() == 3
-    assert run("migrate", "down", "--yes").json["steps"] == ["0001 core down"]
-    assert run("migrate", "status").json["pending"] == 1
+    assert run("migrate", "down", "--to", "0", "--yes").json["steps"] == DOWN
+    assert run("migrate", "status").json["pending"] == len(KNOWN)
     assert run("migrate", "down", "--yes").json["steps"] == []
 
 

@@ -44,6 +44,7 @@ _MEANINGS: Final[Mapping[str, str]] = {
     "max_lease": "longest lease",
     "max_batch": "most messages in one call",
     "max_payload": "largest payload",
+    "retention": "how long a message may come again after its enqueue",
 }
 
 

@@ -37,6 +37,7 @@ def test_the_settings_and_their_defaults_are_those_of_the_model() -> None:
 def test_a_setting_is_read_from_the_variable_that_is_printed(key: str) -> None:
     samples = {"mode": "polling", "provider": "memory", "app": "a:b", "profile": "server"}
     samples |= {"postgres.url": "postgresql:///x", "postgres.schema": "x", "ledger": "none"}
+    samples |= {"idempotency_redis_url": "redis://x"}
     values = dict(defaults())
     value = samples.get(key) or values[key] or "1"
     variable = names.environment_name(key)

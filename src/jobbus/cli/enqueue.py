@@ -39,6 +39,10 @@ At = Annotated[
     str | None, typer.Option("--at", metavar="WHEN", help="Not before: 2030-01-31T09:30:00Z")
 ]
 Key = Annotated[str | None, typer.Option("--key", help="At most one unfinished job has this key")]
+IdempotencyKey = Annotated[
+    str | None,
+    typer.Option("--idempotency-key", metavar="KEY", help="Jobs with it do their work once"),
+]
 MaxAttempts = Annotated[
     int | None, typer.Option("--max-attempts", min=1, help="Tries in all, the first included")
 ]
@@ -92,6 +96,7 @@ def enqueue(
     in_: In = None,
     at: At = None,
     key: Key = None,
+    idempotency_key: IdempotencyKey = None,
     max_attempts: MaxAttempts = None,
     timeout: Timeout = None,
     tag: Tags = None,
@@ -110,6 +115,7 @@ def enqueue(
         "delay": values.maybe_duration("--in", in_),
         "run_at": None if at is None else values.parse_moment("--at", at),
         "unique_key": key,
+        "idempotency_key": idempotency_key,
         "max_attempts": max_attempts,
         "timeout": values.maybe_duration("--timeout", timeout),
         "tags": tuple(tag or ()),

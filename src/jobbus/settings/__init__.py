@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jobbus.settings.backends import check_lease, create_queue, installed_backends
+from jobbus.settings.idempotency import check_ttl, create_idempotency_store
 from jobbus.settings.model import (
     Options,
     PostgresSettings,
@@ -17,6 +18,8 @@ __all__ = [
     "Settings",
     "SqliteSettings",
     "check_lease",
+    "check_ttl",
+    "create_idempotency_store",
     "create_queue",
     "installed_backends",
     "load_settings",

@@ -98,6 +98,12 @@ def _sqlite_path(value: str) -> str:
     return value
 
 
+def _redis_url(value: str) -> str:
+    if re.match(r"(rediss?|unix)://", value) is None:
+        raise ValueError("must be an address such as redis://127.0.0.1:6379/0")
+    return value
+
+
 Whole = Annotated[int, BeforeValidator(_not_a_switch)]
 Number = Annotated[float, BeforeValidator(_not_a_switch), Field(allow_inf_nan=False)]
 Identifier = Annotated[
@@ -121,6 +127,13 @@ EventLog = Annotated[
 ]
 Synchronous = Annotated[Literal["FULL", "NORMAL"], one_of("FULL", "NORMAL")]
 Pooler = Annotated[Literal["auto", "none", "transaction"], one_of("auto", "none", "transaction")]
+KeyStore = Annotated[
+    Literal["auto", "redis", "sql", "memory"], one_of("auto", "redis", "sql", "memory")
+]
+OnUnavailable = Annotated[
+    Literal["run_naturally_idempotent", "wait"], one_of("run_naturally_idempotent", "wait")
+]
+RedisAddress = Annotated[str, AfterValidator(_redis_url)]
 FilePath = Annotated[str, AfterValidator(_sqlite_path)]
 PostgresAddress = Annotated[str, AfterValidator(postgres_url)]
 LedgerAddress = Annotated[str | None, BeforeValidator(_no_ledger), AfterValidator(_ledger)]

@@ -32,14 +32,17 @@ from jobbus.settings.kinds import (
     EventLog,
     FilePath,
     Identifier,
+    KeyStore,
     LedgerAddress,
     Mode,
     Number,
+    OnUnavailable,
     Pooler,
     PostgresAddress,
     PriorityOrder,
     Profile,
     QueueNames,
+    RedisAddress,
     Synchronous,
     Whole,
     sentences,
@@ -58,8 +61,6 @@ NOT_YET: Final[Mapping[str, str]] = {
     "pause_on_battery": "workers do not watch the power supply",
     "cpu_throttle_threshold": "workers do not watch the processor's load",
     "memory_throttle_threshold": "workers do not watch the memory's use",
-    "enable_idempotency": "the ledger fences every job already; keys of your own are to come",
-    "idempotency_ttl_days": "keys of your own are to come",
 }
 """Settings that this version knows and does nothing about, and why; told by ``notes``."""
 
@@ -152,6 +153,13 @@ class Settings(BaseSettings):
     retry_max_delay_seconds: Annotated[Number | None, Field(ge=0, le=DAY_SECONDS)] = None
     enable_idempotency: bool = True
     idempotency_ttl_days: Annotated[Number, Field(ge=0.001, le=3650)] = 7
+    idempotency_store: KeyStore = "auto"
+    """``auto``: Redis where an address is set, else the backend's own database, else memory."""
+    idempotency_redis_url: RedisAddress | None = Field(default=None, repr=False)
+    idempotency_on_unavailable: OnUnavailable = "run_naturally_idempotent"
+    """Which jobs run while the store is away: those whose type says that it may, or none."""
+    idempotency_allow_short_ttl: bool = False
+    """Start although a broker may hand a job out again after its key was forgotten."""
     priority_order: PriorityOrder = "higher_first"
     max_payload_bytes: Annotated[Whole, Field(ge=1, le=1_048_576)] = 262_144
     event_log: EventLog = "watched"

@@ -1,7 +1,8 @@
 """What tests of jobbus, of its backends and of applications import.
 
 ``QueueConformance`` and ``StoreConformance`` are the specification of a backend, as pytest classes
-to subclass; they need the extra ``jobbus[testing]``. ``VirtualClock`` is time that a test moves.
+to subclass, and ``IdempotencyConformance`` that of a store of idempotency keys; they need the extra
+``jobbus[testing]``. ``VirtualClock`` is time that a test moves.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from jobbus.testing.clock import VirtualClock
     from jobbus.testing.conformance.base import VirtualTime
+    from jobbus.testing.conformance.idempotency import IdempotencyConformance
     from jobbus.testing.histories import check_history
     from jobbus.testing.make import message, messages
     from jobbus.testing.queue_conformance import QueueConformance
     from jobbus.testing.store_conformance import StoreConformance
 
 __all__ = [
+    "IdempotencyConformance",
     "QueueConformance",
     "StoreConformance",
     "VirtualClock",
@@ -29,6 +32,7 @@ __all__ = [
 ]
 
 _HOMES: Final = {
+    "IdempotencyConformance": "jobbus.testing.conformance.idempotency",
     "QueueConformance": "jobbus.testing.queue_conformance",
     "StoreConformance": "jobbus.testing.store_conformance",
     "VirtualClock": "jobbus.testing.clock",
@@ -38,7 +42,9 @@ _HOMES: Final = {
     "messages": "jobbus.testing.make",
 }
 _SUITES: Final = "jobbus.testing.conformance"
-_NEEDS_PYTEST: Final = frozenset({"QueueConformance", "StoreConformance", "VirtualTime"})
+_NEEDS_PYTEST: Final = frozenset(
+    {"IdempotencyConformance", "QueueConformance", "StoreConformance", "VirtualTime"}
+)
 
 
 def __getattr__(name: str) -> Any:

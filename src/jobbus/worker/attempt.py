@@ -19,6 +19,7 @@ from jobbus.handlers import Isolation, JobType
 from jobbus.job import Problem
 from jobbus.message import Abandonment, Completion, CountsAs, DeadLetter, Delivery
 from jobbus.middleware import compose
+from jobbus.middleware.idempotency import Idempotency
 from jobbus.retry import Again, GiveUp, Stop, decide
 
 from .held import Held, Settlement
@@ -43,12 +44,18 @@ _MESSAGE_LIMIT: Final = 2000
 class _Running:
     """A handler at work, whose context is made when somebody asks for it."""
 
-    __slots__ = ("_bus", "_held", "_job_type", "_limit", "_made")
+    __slots__ = ("_bus", "_guard", "_held", "_job_type", "_limit", "_made")
 
     def __init__(
-        self, bus: JobBus, held: Held, job_type: JobType[..., Any], limit: timedelta
+        self,
+        bus: JobBus,
+        guard: Idempotency | None,
+        held: Held,
+        job_type: JobType[..., Any],
+        limit: timedelta,
     ) -> None:
         self._bus = bus
+        self._guard = guard
         self._held = held
         self._job_type = job_type
         self._limit = limit
@@ -65,7 +72,7 @@ class _Running:
                 attempt=delivery.attempt,
                 failures=delivery.failures,
                 max_attempts=message.max_attempts,
-                host=WorkerHost(self._bus, self._held, self._job_type),
+                host=WorkerHost(self._bus, self._held, self._job_type, self._guard),
                 headers=message.headers,
                 tags=message.tags,
                 metadata=message.metadata,
@@ -87,7 +94,9 @@ class Attempts:
         children: Callable[[], ChildPool],
         default_timeout: timedelta,
         deadlines: Deadlines,
+        guard: Idempotency | None = None,
     ) -> None:
+        self._guard = guard
         self._handlers = handlers
         self._bus = bus
         self._middleware = bus.middleware
@@ -108,6 +117,14 @@ class Attempts:
         job_type = self._handlers(delivery.message.job_type)
         if job_type is None:
             return unknown_type(delivery)
+        if self._guard is None or not self._guard.concerns(delivery.message):
+            return await self._run(held, job_type)
+        return await self._guard.around(
+            held, job_type, functools.partial(self._run, held, job_type)
+        )
+
+    async def _run(self, held: Held, job_type: JobType[..., Any]) -> Settlement | None:
+        delivery = held.delivery
         try:
             result = await self._call(held, job_type)
         except asyncio.CancelledError:
@@ -128,7 +145,7 @@ class Attempts:
     async def _call(self, held: Held, job_type: JobType[..., Any]) -> bytes | None:
         message = held.delivery.message
         limit = message.timeout or job_type.timeout or self._default_timeout
-        context = held.context = _Running(self._bus, held, job_type, limit).context
+        context = held.context = _Running(self._bus, self._guard, held, job_type, limit).context
         token = run_in(context)
         try:
             if job_type.isolation is Isolation.PROCESS:

@@ -16,10 +16,13 @@ from typing import Final
 
 from jobbus.errors import BackendError
 from jobbus.message import Delivery, LeaseState
+from jobbus.middleware.idempotency import Idempotency
 from jobbus.queue import BackgroundJobQueue
 from jobbus.store import JobStore
 
+from .ending import end
 from .held import Held, Holdings, margin
+from .keys import KeyKeeper
 
 log = logging.getLogger("jobbus.worker")
 
@@ -42,10 +45,12 @@ class Heartbeat:
         *,
         on_lost: Callable[[Held], None],
         on_cancel: Callable[[Held], None],
+        guard: Idempotency | None = None,
     ) -> None:
         self._queue = queue
         self._holdings = holdings
         self._lease = lease
+        self._keys = KeyKeeper(guard.store, holdings, lease, self._tell_lost) if guard else None
         self._on_lost = on_lost
         self._on_cancel = on_cancel
         self._loop = asyncio.get_running_loop()
@@ -81,11 +86,13 @@ class Heartbeat:
             self._loop.call_soon_threadsafe(self._ready.set)
             return
         self._loop.call_soon_threadsafe(self._ready.set)
-        fencing = asyncio.create_task(self._keep_fencing())
+        beside = [asyncio.create_task(self._keep_fencing())]
+        if self._keys is not None:
+            beside.append(asyncio.create_task(self._keys.run()))
         try:
             await self._keep_beating(queue)
         finally:
-            fencing.cancel()
+            await end(beside)
             await queue.close()
 
     async def _keep_beating(self, queue: BackgroundJobQueue) -> None:
@@ -139,7 +146,7 @@ class Heartbeat:
             lapsed = {
                 one
                 for one in self._holdings.snapshot()
-                if one.valid_until < now and not one.lost and not one.finished
+                if one.lapsed(now) and not one.lost and not one.finished
             }
             # At the second look only: who was frozen may find that the lease is still its own.
             for one in lapsed & seen:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -11,6 +12,7 @@ from datetime import timedelta
 from typing import Final, Literal
 
 from jobbus.context import JobContext
+from jobbus.idempotency.store import KeyHold
 from jobbus.job import Progress
 from jobbus.message import Abandonment, Completion, DeadLetter, Delivery
 
@@ -30,7 +32,8 @@ def margin(lease: timedelta) -> timedelta:
 class Held:
     """One delivery, from its receipt until it has been settled.
 
-    Touched by the event loop; the heartbeat's thread reads it and sets ``valid_until`` only.
+    Touched by the event loop; the heartbeat's thread reads it, and sets ``valid_until``
+    and ``hold_until`` only.
     """
 
     delivery: Delivery
@@ -55,6 +58,12 @@ class Held:
     """What the handler sees of its job, once it has begun."""
     settlement: Settlement | None = None
     """What became of it here, for the queue to be told."""
+    hold: KeyHold | None = None
+    """The idempotency key under which it runs, where it has one."""
+    hold_until: float = math.inf
+    """Monotonic seconds; beyond it the key's lease is not trusted any more."""
+    hold_ending: bool = False
+    """The key's end is being told: it is renewed no longer."""
     notice: tuple[Literal["complete", "error"], object] | None = None
     """What to tell the job type's observers, once it has been recorded."""
 
@@ -66,6 +75,10 @@ class Held:
     @property
     def must_stop(self) -> bool:
         return self.cancel_requested or self.lost or self.timed_out or self.releasing
+
+    def lapsed(self, now: float) -> bool:
+        """Whether the delivery's lease, or that of its key, is no longer trusted."""
+        return self.valid_until < now or (self.hold_until < now and not self.hold_ending)
 
     def interrupt(self) -> None:
         """Cancel the handler, if one runs. On the event loop only."""

@@ -11,8 +11,10 @@ from jobbus.connections import is_async
 from jobbus.errors import ConfigurationError, LeaseLost, Unsupported
 from jobbus.job import Progress
 from jobbus.message import Completion, Message
+from jobbus.middleware.idempotency import Idempotency
 
 from .held import Held
+from .keys import complete_key, complete_key_sync
 
 if TYPE_CHECKING:
     from jobbus.bus import JobBus
@@ -24,8 +26,15 @@ _ENQUEUE_SECONDS = 60
 class WorkerHost:
     """Implements :class:`~jobbus.context.ContextHost` for one held delivery."""
 
-    def __init__(self, bus: JobBus, held: Held, job_type: JobType[..., Any]) -> None:
+    def __init__(
+        self,
+        bus: JobBus,
+        held: Held,
+        job_type: JobType[..., Any],
+        guard: Idempotency | None = None,
+    ) -> None:
         self._bus = bus
+        self._guard = guard
         self._held = held
         self._job_type = job_type
 
@@ -59,14 +68,19 @@ class WorkerHost:
         return _Transaction(self, result)
 
     async def _complete(self, connection: Any, result: object) -> None:
-        lost = await self._bus.queue.complete([self._completion(result)], connection=connection)
-        self._check(lost)
+        done = self._completion(result)
+        self._check(await self._bus.queue.complete([done], connection=connection))
+        if self._guard is not None:
+            await complete_key(self._guard.store, self._held, done, connection)
 
     def _complete_sync(self, connection: Any, result: object) -> None:
         complete = getattr(self._bus.queue, "complete_sync", None)
         if complete is None or not self._bus.queue.capabilities.transactional:
             raise Unsupported("this backend cannot complete a job in a transaction of yours")
-        self._check(complete([self._completion(result)], connection))
+        done = self._completion(result)
+        self._check(complete([done], connection))
+        if self._guard is not None:
+            complete_key_sync(self._guard.store, self._held, done, connection)
 
     def _completion(self, result: object) -> Completion:
         return Completion(delivery=self._held.delivery, result=self._job_type.encode_result(result))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from jobbus.errors import ConfigurationError
 from jobbus.handlers import Isolation
 from jobbus.message import Abandonment, Completion, CountsAs, Delivery
+from jobbus.middleware.idempotency import Idempotency, KeyNotice
 from jobbus.requirements import check_job_types
 from jobbus.services.loop import every
 from jobbus.services.retention import keep_for, prune_once
@@ -28,6 +29,7 @@ from .fetch import Fetcher, Pace, default_queues, queue_weights
 from .heartbeat import Heartbeat
 from .held import Held, Holdings, Settlement
 from .isolation import ChildPool
+from .keys import guard_for, key_services
 from .notices import Notices
 from .reports import AttemptReport
 from .settle import Settler
@@ -89,6 +91,10 @@ class Worker:
         self.observers: list[Callable[[AttemptReport], None]] = []
         self.stuck = 0
         """Handlers that did not stop when told to; a process that has some should be replaced."""
+        self.key_observers: list[Callable[[KeyNotice], None]] = []
+        """Told of everything that is counted of idempotency keys."""
+        self.guard: Idempotency | None = None
+        """The policy of idempotency keys, with its counts; None before it runs, and where off."""
         self._burst = burst
         self._app = app
         self._holdings = Holdings()
@@ -105,6 +111,11 @@ class Worker:
         """Handlers at work."""
         return len(self._holdings.running())
 
+    @property
+    def degraded(self) -> str | None:
+        """Why this worker, though alive, does less than it should; None when it does not."""
+        return self.guard.degraded if self.guard is not None else None
+
     def stop(self) -> None:
         """Drain; called again, release at once. On the event loop; safe as its signal handler."""
         if self._stop_requested.is_set():
@@ -118,6 +129,7 @@ class Worker:
         """
         check_job_types(self.bus.handlers, self.bus.queue.capabilities)
         await self.bus.open()
+        self.guard = await guard_for(self.bus, self.lease, self.key_observers)
         self._prepare()
         self._check_isolation()
         await self._announce()
@@ -153,7 +165,12 @@ class Worker:
             on_progress=self._notices.progressed,
         )
         self._heartbeat = Heartbeat(
-            queue, self._holdings, self.lease, on_lost=self._lost, on_cancel=self._cancel
+            queue,
+            self._holdings,
+            self.lease,
+            on_lost=self._lost,
+            on_cancel=self._cancel,
+            guard=self.guard,
         )
         self._deadlines = Deadlines(CANCEL_GRACE, self._give_slot_up)
         self._threads = ThreadPoolExecutor(
@@ -166,6 +183,7 @@ class Worker:
             children=self._child_pool,
             default_timeout=self.bus.settings.job_timeout,
             deadlines=self._deadlines,
+            guard=self.guard,
         )
         self._fetcher = Fetcher(
             queue,
@@ -198,6 +216,8 @@ class Worker:
         settings = self.bus.settings
         progress = timedelta(seconds=settings.progress_update_interval_seconds)
         services = [every(progress, self._settler.report_progress)]
+        if self.guard is not None:
+            services += key_services(self.guard, settings, self._holdings.freed.set)
         if self._store is not None:
             keep = keep_for(
                 timedelta(days=settings.job_history_retention_days),
@@ -218,7 +238,8 @@ class Worker:
 
     def _room(self) -> int:
         """How many more deliveries this worker can use soon."""
-        if self._settler.pending > _SETTLE_BACKLOG:
+        idle = self.guard is not None and self.guard.nothing_runs(self.bus.handlers)
+        if idle or self._settler.pending > _SETTLE_BACKLOG:
             return 0
         prefetch = self._pace.prefetch()
         capacity = self.concurrency + prefetch
@@ -269,7 +290,9 @@ class Worker:
 
     async def _attempt(self, held: Held) -> Settlement | None:
         try:
-            if held.delivery.crashes and not await self._mark_suspect(held):
+            # A job that may have killed a process: if it does again, it was this one.
+            store = self._store if held.delivery.crashes else None
+            if store is not None and not await store.suspect(held.delivery):
                 return None
             return await self._attempts.run(held)
         except asyncio.CancelledError:
@@ -283,12 +306,6 @@ class Worker:
             return Abandonment(
                 delivery=held.delivery, delay=timedelta(seconds=30), counts_as=CountsAs.SNOOZE
             )
-
-    async def _mark_suspect(self, held: Held) -> bool:
-        """Before a job runs that may have killed a process: if it does again, it was this one."""
-        if self._store is None:
-            return True
-        return await self._store.suspect(held.delivery)
 
     def _settle(self, held: Held, settlement: Settlement, duration: float) -> None:
         self._pace.finished()

@@ -24,6 +24,7 @@ from jobbus.store import (
 
 from . import claims, inspection, maintenance, steering
 from .callers import CallerSql
+from .idempotency import SqlIdempotencyStore
 from .identity import provably_dead
 from .program import Call, Dialect, Many, Program, Scope
 from .rows import mended, progress_text
@@ -68,6 +69,30 @@ class SqlLedger(ABC):
     @property
     @abstractmethod
     def _job_columns(self) -> str: ...
+
+    # idempotency keys, beside the jobs
+
+    @abstractmethod
+    async def open(self) -> None: ...
+
+    @abstractmethod
+    async def close(self) -> None: ...
+
+    @abstractmethod
+    def separate(self) -> SqlLedger: ...
+
+    @property
+    def caller_sql(self) -> CallerSql:
+        """What it takes to run programs on a caller's connection."""
+        return self._caller_sql()
+
+    async def run_program(self, make: Callable[[], Program[T]], *, write: bool) -> T:
+        """Run a program whose statements may commit one by one."""
+        return await self._run(make, write=write, atomic=False)
+
+    def idempotency_store(self, ttl: timedelta) -> SqlIdempotencyStore:
+        """Where idempotency keys are kept; open while this queue is."""
+        return SqlIdempotencyStore(self, ttl)
 
     @property
     def _scope(self) -> Scope:

@@ -1,0 +1,396 @@
+"""Around an attempt: work under an idempotency key is begun once and its outcome recorded first.
+
+It stands one step further out than other middleware, between a delivery and its settlement: the
+outcome that a store must know of (D-7) is decided behind the handler, by time limits,
+cancellation and the encoding of results.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any, Final, Protocol
+
+from jobbus.errors import BackendError, InvalidJob
+from jobbus.idempotency.gathering import Gatherer
+from jobbus.idempotency.store import (
+    KEPT_RESULT,
+    Answer,
+    IdempotencyStore,
+    KeyClaim,
+    KeyEnd,
+    KeyHold,
+    KeyRecord,
+    KeyState,
+    Reply,
+)
+from jobbus.job import Problem
+from jobbus.job_type import JobType
+from jobbus.message import Abandonment, Completion, CountsAs, DeadLetter, Delivery, Message
+from jobbus.middleware.idempotency_keys import claim_for
+
+log = logging.getLogger("jobbus.worker")
+
+Settlement = Completion | Abandonment | DeadLetter
+Attempt = Callable[[], Awaitable[Settlement | None]]
+AWAY_DELAY: Final = (5.0, 30.0)
+"""Seconds after which a job comes back that the store could not be asked about (D-10)."""
+_PAUSE_CAP: Final = 2.0
+_RELEASE_TRIES: Final = 3
+
+
+class KeyEvent(StrEnum):
+    """What is counted. The first four are metrics: ``background_jobs.idempotency.*``."""
+
+    HIT = "hit"
+    """Done before: the handler did not run."""
+    MISS = "miss"
+    """The key was free, and the handler ran."""
+    IN_PROGRESS = "in_progress"
+    """Somebody else is at it: the job comes back later."""
+    ERROR = "error"
+    """The store could not be asked or told."""
+    UNGUARDED = "unguarded"
+    """A naturally idempotent job ran without the store."""
+    MISMATCH = "mismatch"
+    POISON = "poison"
+    FENCED = "fenced"
+    """An outcome came too late: the key was another's by then."""
+    GONE = "gone"
+    """The store had forgotten a key under which work was going on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyNotice:
+    """One counted event, with the names that may label a metric."""
+
+    event: KeyEvent
+    job_type: str
+    queue: str
+
+
+class Holder(Protocol):
+    """What the worker holds a delivery in; its heartbeat keeps the key that is noted here."""
+
+    @property
+    def delivery(self) -> Delivery: ...
+
+    hold: KeyHold | None
+    hold_until: float
+    """Monotonic seconds; beyond it the key's lease is not trusted."""
+    hold_ending: bool
+    """The outcome is on its way: nothing is renewed any more."""
+
+
+class Idempotency:
+    """The policy between a worker and its store of keys.
+
+    Costs nothing where a ledger fences the job and the caller gave no key of its own.
+    """
+
+    def __init__(
+        self,
+        store: IdempotencyStore,
+        *,
+        lease: timedelta,
+        trusted: timedelta,
+        ledger: bool,
+        waits_always: bool = False,
+        result_of: Callable[[str], Awaitable[bytes | None]] | None = None,
+        observers: Sequence[Callable[[KeyNotice], None]] = (),
+    ) -> None:
+        """``trusted`` is how much of a lease its holder relies on.
+
+        ``waits_always`` holds naturally idempotent jobs back too while the store is away;
+        ``result_of`` fetches a job's result that was too large to be kept with its key.
+        """
+        self.store = store
+        self.counts: Counter[KeyEvent] = Counter()
+        self.away = False
+        """The store could not be asked the last time, and has not answered since."""
+        self._lease = lease
+        self._trusted = trusted.total_seconds()
+        self._ledger = ledger
+        self._waits_always = waits_always
+        self._result_of = result_of
+        self._observers = observers
+        self._begin = Gatherer(self._begin_all)
+        self._complete = Gatherer(store.complete)
+        self._fail = Gatherer(store.fail)
+        self._release = Gatherer(store.release)
+        self._undoing: set[asyncio.Task[Any]] = set()
+
+    def concerns(self, message: Message) -> bool:
+        """Whether the job goes through the store at all."""
+        return not self._ledger or message.idempotency_key is not None
+
+    async def around(
+        self, holder: Holder, job_type: JobType[..., Any], attempt: Attempt
+    ) -> Settlement | None:
+        """What becomes of the delivery; ``attempt`` runs where its key is to be had.
+
+        None when nothing may be told, because the lease or the key is another's.
+        """
+        message = holder.delivery.message
+        try:
+            claim = claim_for(message)
+        except InvalidJob as error:
+            return _dead(holder.delivery, "invalid_idempotency_key", str(error))
+        if self.away:
+            return await self._without_store(holder, job_type, attempt)
+        asked = time.monotonic()
+        try:
+            reply = await self._begun(claim)
+        except BackendError as error:
+            self._lost_sight(error, message)
+            return await self._without_store(holder, job_type, attempt)
+        if reply.answer in (Answer.ACQUIRED, Answer.STOLEN):
+            self._count(KeyEvent.MISS, message)
+            hold = claim.held(reply.fence)
+            holder.hold_until = asked + self._trusted  # first: from then on it is renewed
+            holder.hold = hold
+            return await self._run(holder, hold, attempt)
+        return await self._refused(holder.delivery, reply)
+
+    @property
+    def degraded(self) -> str | None:
+        """What readiness has to say; None when all is well."""
+        return "the idempotency store is away: jobs that need it wait" if self.away else None
+
+    def nothing_runs(self, job_types: Iterable[JobType[..., Any]]) -> bool:
+        """Whether, for want of the store, no job of these types could run now."""
+        if not self.away or self._ledger:
+            return False
+        return self._waits_always or not any(t.settings.naturally_idempotent for t in job_types)
+
+    async def probe(self) -> bool:
+        """Ask a store that was away again; whether it is back since."""
+        if not self.away:
+            return False
+        try:
+            await self.store.look(["probe"])
+        except BackendError as error:
+            log.debug("the idempotency store is still away: %s", error)
+            return False
+        log.info("the idempotency store answers again")
+        self.away = False
+        return True
+
+    # before the handler
+
+    async def _begin_all(self, claims: Sequence[KeyClaim]) -> Sequence[Reply]:
+        return await self.store.begin(claims, self._lease)
+
+    async def _begun(self, claim: KeyClaim) -> Reply:
+        """The store's reply; who is cancelled meanwhile gives back what it would have got."""
+        asking = asyncio.ensure_future(self._begin.ask(claim))
+        try:
+            return await asyncio.shield(asking)
+        except asyncio.CancelledError:
+            self._later(self._give_back(claim, asking))
+            raise
+
+    async def _give_back(self, claim: KeyClaim, asking: asyncio.Future[Reply]) -> None:
+        try:
+            reply = await asking
+        except BackendError as error:
+            log.debug("nothing to give back of an idempotency key: %s", error)
+            return
+        if reply.answer in (Answer.ACQUIRED, Answer.STOLEN):
+            await self._tell(self._release, claim.held(reply.fence))
+
+    async def _refused(self, delivery: Delivery, reply: Reply) -> Settlement:
+        message = delivery.message
+        if reply.answer is Answer.BUSY:
+            self._count(KeyEvent.IN_PROGRESS, message)
+            wait = min(reply.wait, self._lease)
+            jitter = timedelta(seconds=random.uniform(0.05, 0.5))  # noqa: S311  # no secret
+            problem = Problem(
+                kind="idempotency_key_busy", message="another job works under the same key"
+            )
+            return Abandonment(
+                delivery=delivery,
+                delay=wait + jitter,
+                counts_as=CountsAs.SNOOZE,
+                problem=problem,
+            )
+        if reply.answer is Answer.DONE and reply.record is not None:
+            self._count(KeyEvent.HIT, message)
+            return await self._done_before(delivery, reply.record)
+        if reply.answer is Answer.POISON:
+            self._count(KeyEvent.POISON, message)
+            return _dead(
+                delivery,
+                "poison_crash",
+                f"{message.max_crashes + 1} owners of its idempotency key died or lost it",
+            )
+        self._count(KeyEvent.MISMATCH, message)
+        return _dead(
+            delivery,
+            "idempotency_mismatch",
+            "its idempotency key was used before, for another payload",
+        )
+
+    async def _done_before(self, delivery: Delivery, record: KeyRecord) -> Settlement:
+        if record.state is KeyState.FAILED:
+            return DeadLetter(delivery=delivery, problem=_read_problem(record.data))
+        result = record.data
+        if result is None and self._result_of is not None:
+            result = await self._result_of(record.job_id)
+        return Completion(delivery=delivery, result=b"null" if result is None else result)
+
+    async def _without_store(
+        self, holder: Holder, job_type: JobType[..., Any], attempt: Attempt
+    ) -> Settlement | None:
+        if job_type.settings.naturally_idempotent and not self._waits_always:
+            self._count(KeyEvent.UNGUARDED, holder.delivery.message)
+            return await attempt()
+        delay = timedelta(seconds=random.uniform(*AWAY_DELAY))  # noqa: S311  # jitter
+        problem = Problem(
+            kind="idempotency_store_unavailable",
+            message="the idempotency store cannot be asked whether this was done before",
+        )
+        return Abandonment(
+            delivery=holder.delivery, delay=delay, counts_as=CountsAs.SNOOZE, problem=problem
+        )
+
+    # behind it
+
+    async def _run(self, holder: Holder, hold: KeyHold, attempt: Attempt) -> Settlement | None:
+        try:
+            settlement = await attempt()
+        except BaseException:
+            holder.hold_ending = True
+            self._later(self._tell(self._release, hold))
+            raise
+        if isinstance(settlement, Completion) and not settlement.cancelled:
+            return await self._completed(holder, hold, settlement)
+        holder.hold_ending = True
+        # Under the job's own id nothing is remembered of a failure: it would keep a redrive from
+        # running, and there is no other job that shares the key.
+        keyed = holder.delivery.message.idempotency_key is not None
+        if isinstance(settlement, DeadLetter) and keyed:
+            end = KeyEnd(hold=hold, data=_written_problem(settlement.problem))
+            await self._tell(self._fail, end)
+        else:
+            await self._tell(self._release, hold)
+        return settlement
+
+    async def _completed(
+        self, holder: Holder, hold: KeyHold, settlement: Completion
+    ) -> Settlement | None:
+        """Record the success, and only then let the queue be told (D-7)."""
+        holder.hold_ending = True
+        telling = asyncio.ensure_future(self._insist(end_of(hold, settlement), holder))
+        answer = await _finished(telling)
+        message = holder.delivery.message
+        if answer is None:
+            log.error("job %s: its idempotency key could not be completed", message.job_id)
+            return None
+        if answer is Answer.GONE:
+            self._count(KeyEvent.GONE, message)
+            log.error(
+                "job %s is done, but the store had forgotten its idempotency key: another job "
+                "with the same key may do it again",
+                message.job_id,
+            )
+            return settlement
+        if answer is not Answer.OK:
+            self._count(KeyEvent.FENCED, message)
+            log.warning(
+                "job %s lost its idempotency key while it ran: its outcome is discarded",
+                message.job_id,
+            )
+            return None
+        return settlement
+
+    async def _insist(self, end: KeyEnd, holder: Holder) -> Answer | None:
+        """Repeat over outages while the key is surely ours; None when that did not suffice."""
+        failures = 0
+        while True:
+            try:
+                return await self._complete.ask(end)
+            except BackendError as error:
+                self._lost_sight(error, holder.delivery.message)
+                failures += 1
+                pause = min(_PAUSE_CAP, 0.1 * 2.0 ** min(failures, 10))
+                if time.monotonic() + pause > holder.hold_until:
+                    return None
+                await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # jitter
+
+    async def _tell(self, verb: Gatherer[Any, Answer], what: KeyEnd | KeyHold) -> None:
+        """A failure or a release; if it cannot be told, the key's lease runs out instead."""
+        for attempt in range(1, _RELEASE_TRIES + 1):
+            try:
+                await verb.ask(what)
+                return
+            except BackendError as error:
+                if attempt == _RELEASE_TRIES:
+                    log.warning("an idempotency key is left to its lease: %s", error)
+                    return
+                await asyncio.sleep(0.1 * attempt)
+
+    # news
+
+    def _lost_sight(self, error: BackendError, message: Message) -> None:
+        self._count(KeyEvent.ERROR, message)
+        if not self.away:
+            log.error("the idempotency store is away; jobs that need it wait: %s", error)
+        self.away = True
+
+    def _count(self, event: KeyEvent, message: Message) -> None:
+        self.counts[event] += 1
+        notice = KeyNotice(event=event, job_type=message.job_type, queue=message.queue)
+        for observer in self._observers:
+            try:
+                observer(notice)
+            except Exception:
+                log.exception("an observer of idempotency keys failed; the work goes on")
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._undoing.add(task)
+        task.add_done_callback(self._undoing.discard)
+
+
+async def _finished(telling: asyncio.Future[Answer | None]) -> Answer | None:
+    """The answer; the work is done, so one cancellation does not stop us from telling. Two do."""
+    for _ in range(2):
+        try:
+            return await asyncio.shield(telling)
+        except asyncio.CancelledError:
+            continue
+    telling.cancel()
+    return None
+
+
+def end_of(hold: KeyHold, done: Completion) -> KeyEnd:
+    """The success to be recorded; a large result stays with its job, whose id the key has."""
+    result = done.result
+    return KeyEnd(
+        hold=hold, data=None if result is not None and len(result) > KEPT_RESULT else result
+    )
+
+
+def _dead(delivery: Delivery, kind: str, message: str) -> DeadLetter:
+    return DeadLetter(delivery=delivery, problem=Problem(kind=kind, message=message))
+
+
+def _written_problem(problem: Problem) -> bytes:
+    return json.dumps({"kind": problem.kind, "message": problem.message}).encode()
+
+
+def _read_problem(data: bytes | None) -> Problem:
+    told: dict[str, str] = json.loads(data) if data else {}
+    return Problem(
+        kind=told.get("kind", "failed_before"),
+        message=told.get("message", "the job that did this work under the same key failed"),
+    )

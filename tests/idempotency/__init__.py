@@ -1,0 +1,1 @@
+"""Idempotency keys: the stores, the policy, and workers that go by them."""

@@ -1,0 +1,107 @@
+"""Where idempotency keys are kept, by the settings; and whether for long enough."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobbus.backends.memory import CAPABILITIES, MemoryQueue
+from jobbus.backends.sql.idempotency import SqlIdempotencyStore
+from jobbus.errors import ConfigurationError
+from jobbus.idempotency.memory import MemoryIdempotencyStore
+from jobbus.idempotency.redis import RedisIdempotencyStore
+from jobbus.settings import Settings, check_ttl, create_idempotency_store, load_settings
+
+REDIS = "redis://:secret@127.0.0.1:6379/3"
+
+
+class Bare:
+    """A queue without a database of its own."""
+
+    capabilities = replace(CAPABILITIES, ledger=False)
+
+
+def settings(**given: object) -> Settings:
+    return load_settings(given, environ={}, directory=Path("/"))
+
+
+def chosen(queue: Any, **given: object) -> object:
+    return create_idempotency_store(settings(**given), queue)
+
+
+def test_by_itself_a_sql_backend_keeps_keys_beside_its_jobs() -> None:
+    assert isinstance(chosen(MemoryQueue()), SqlIdempotencyStore)
+
+
+def test_by_itself_a_bare_broker_keeps_keys_in_memory() -> None:
+    assert isinstance(chosen(Bare()), MemoryIdempotencyStore)
+
+
+@pytest.mark.parametrize("queue", [MemoryQueue(), Bare()], ids=["sql", "bare"])
+def test_an_address_of_redis_makes_it_redis(queue: Any) -> None:
+    assert isinstance(chosen(queue, idempotency_redis_url=REDIS), RedisIdempotencyStore)
+    # The provider's own address does as well.
+    assert isinstance(chosen(queue, **{"redis.url": REDIS}), RedisIdempotencyStore)
+
+
+def test_what_is_asked_for_by_name_stands_over_an_address() -> None:
+    given = {"idempotency_redis_url": REDIS}
+    memory = chosen(MemoryQueue(), idempotency_store="memory", **given)
+    assert isinstance(memory, MemoryIdempotencyStore)
+    assert isinstance(chosen(MemoryQueue(), idempotency_store="sql", **given), SqlIdempotencyStore)
+
+
+def test_redis_without_an_address_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="IDEMPOTENCY_REDIS_URL"):
+        chosen(Bare(), idempotency_store="redis")
+
+
+async def test_a_broker_may_have_its_keys_in_a_database_apart(tmp_path: Path) -> None:
+    store = chosen(Bare(), idempotency_store="sql", **{"sqlite.path": str(tmp_path / "keys.db")})
+    assert isinstance(store, SqlIdempotencyStore)
+    await store.open()
+    assert await store.look(["key"]) == [None]
+    await store.close()
+    assert (tmp_path / "keys.db").exists()
+
+
+def test_a_database_apart_must_be_named() -> None:
+    with pytest.raises(ConfigurationError, match="POSTGRES__URL"):
+        chosen(Bare(), idempotency_store="sql")
+
+
+def test_the_address_is_shown_without_its_password() -> None:
+    told = settings(idempotency_redis_url=REDIS)
+    assert "secret" not in repr(told)
+    assert "secret" not in repr(told.table())
+
+
+def test_what_is_no_address_of_redis_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="redis://127"):
+        settings(idempotency_redis_url="http://:secret@host")
+
+
+@pytest.mark.parametrize(
+    ("given", "declared", "fits"),
+    [
+        ({}, {"retention": timedelta(days=14)}, False),
+        ({}, {"retention": timedelta(days=7)}, True),
+        ({}, {"retention": timedelta(days=7), "max_delay": timedelta(days=1)}, False),
+        ({}, {}, True),
+        ({}, {"retention": timedelta(days=14), "ledger": True}, True),
+        ({"idempotency_ttl_days": 14}, {"retention": timedelta(days=14)}, True),
+        ({"idempotency_allow_short_ttl": True}, {"retention": timedelta(days=14)}, True),
+        ({"idempotency_ttl_days": 0.001}, {"ledger": True}, False),
+        ({"enable_idempotency": False}, {"retention": timedelta(days=14)}, True),
+    ],
+)
+def test_keys_must_outlive_leases_and_the_messages_of_a_bare_broker(
+    given: dict[str, object], declared: dict[str, Any], fits: bool
+) -> None:
+    """D-9."""
+    problems = check_ttl(settings(**given), replace(Bare.capabilities, **declared))
+    assert (problems == []) == fits
