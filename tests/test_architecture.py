@@ -23,9 +23,9 @@ LAYERS: Final = (
     {"queue", "store"},
     {
         "annotations", "codec", "context", "handlers", "job_type", "middleware", "options",
-        "processor", "retry", "settings", "signature", "validation",
+        "processor", "retry", "settings", "signature", "telemetry", "validation",
     },
-    {"bus", "idempotency", "ledger", "services", "sync", "telemetry", "tracked", "worker"},
+    {"bus", "idempotency", "ledger", "services", "sync", "tracked", "worker"},
     {"__main__", "cli", "dashboard", "demo", "http", "integrations"},
 )  # fmt: skip
 """Each may know itself and those before it. Settings name backends, and import none."""

@@ -14,6 +14,7 @@ from jobbus.errors import ConfigurationError, Unsupported
 from jobbus.job import Job, JobEvent
 from jobbus.message import Message, QueueDepth
 from jobbus.store import CancelOutcome, JobFilter, Page
+from jobbus.telemetry.tracing import sending
 
 if TYPE_CHECKING:
     from jobbus.bus import JobBus
@@ -65,7 +66,12 @@ class SyncJobBus:
         enqueue_sync = getattr(self._bus.queue, "enqueue_sync", None)
         if enqueue_sync is None or not self._bus.queue.capabilities.transactional:
             raise Unsupported("this backend cannot enqueue in a transaction of yours")
-        return list(enqueue_sync(messages, connection))
+        tally = self._bus.tally
+        with sending(messages, enabled=tally is not None) as outgoing:
+            ids = list(enqueue_sync(outgoing, connection))
+        if tally is not None:
+            tally.enqueued(outgoing)
+        return ids
 
     def get(self, job_id: str) -> Job | None:
         """See :meth:`jobbus.JobBus.get`."""

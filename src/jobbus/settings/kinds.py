@@ -69,6 +69,13 @@ def _log_switch(value: Any) -> Any:
     return words.get(str(value).casefold(), value)
 
 
+def _monitor_address(value: str) -> str:
+    from jobbus.telemetry.server import Address
+
+    Address.parse(value)
+    return value
+
+
 def _sqlite_path(value: str) -> str:
     if "\0" in value or not value.strip():
         raise ValueError("must be the path of a file")
@@ -104,6 +111,8 @@ EventLog = Annotated[
 Synchronous = Annotated[Literal["FULL", "NORMAL"], one_of("FULL", "NORMAL")]
 Pooler = Annotated[Literal["auto", "none", "transaction"], one_of("auto", "none", "transaction")]
 FilePath = Annotated[str, AfterValidator(_sqlite_path)]
+MonitorAddress = Annotated[str, AfterValidator(_monitor_address)]
+FleetMetrics = Annotated[Literal["auto", "always", "never"], one_of("auto", "always", "never")]
 PostgresAddress = Annotated[str, AfterValidator(postgres_url)]
 
 

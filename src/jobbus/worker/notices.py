@@ -10,6 +10,8 @@ from typing import Any
 
 from jobbus.job import Problem, Progress
 from jobbus.job_type import JobType, Notice
+from jobbus.message import Delivery
+from jobbus.telemetry.tally import Tally
 
 from .held import Held
 from .reports import AttemptReport, log_problem, tell
@@ -24,15 +26,19 @@ class Notices:
         self,
         handlers: Callable[[str], JobType[..., Any] | None],
         observers: list[Callable[[AttemptReport], None]],
+        tally: Tally | None,
     ) -> None:
         self._handlers = handlers
         self._observers = observers
+        self._tally = tally
         self._telling: set[asyncio.Task[None]] = set()
 
     def attempted(self, held: Held, outcome: str, duration: float, problem: Problem | None) -> None:
         """An attempt has come to its end here; the queue has yet to be told."""
         # The application's logging is not ours: a filter or handler that fails costs no slot.
         try:
+            if self._tally is not None:
+                self._count(self._tally, held, outcome, duration)
             self._log(held, outcome, problem)
         except Exception:
             with contextlib.suppress(Exception):
@@ -48,12 +54,24 @@ class Notices:
         if held.notice is not None:
             self._notify(held, *held.notice)
 
+    def refused(self, delivery: Delivery) -> None:
+        """The queue has not taken the outcome: another worker has the job."""
+        if self._tally is not None:
+            self._tally.refused(delivery)
+
     def progressed(self, held: Held, progress: Progress) -> None:
         self._notify(held, "progress", progress)
 
     async def told(self) -> None:
         """Until everybody has heard."""
         await asyncio.gather(*self._telling)
+
+    def _count(self, tally: Tally, held: Held, outcome: str, duration: float) -> None:
+        if held.started_at is None:
+            tally.returned(held.delivery)
+        else:
+            waited = held.delivery.wait.total_seconds() + held.started_at - held.received_at
+            tally.attempted(held.delivery, outcome, duration, waited)
 
     def _log(self, held: Held, outcome: str, problem: Problem | None) -> None:
         if problem is not None:

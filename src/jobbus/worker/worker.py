@@ -28,6 +28,7 @@ from .heartbeat import Heartbeat
 from .held import Held, Holdings
 from .host import WorkerHost
 from .isolation import ChildPool
+from .monitor import Monitor
 from .notices import Notices
 from .reports import AttemptReport, outcome_of
 from .settle import Settlement, Settler
@@ -63,7 +64,8 @@ class Worker:
 
     ``queues`` names the queues to serve, with weights where given; default: the settings' queues
     and every queue that a registered job type names. ``burst`` ends the worker when nothing is
-    left, or when for 15 s nothing came of what is delayed or held by others.
+    left, or when for 15 s nothing came of what is delayed or held by others. ``monitor`` is where
+    it shows how it gets on (:class:`~jobbus.worker.monitor.Monitor`); default: the settings'.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Worker:
         drain_timeout: timedelta | None = None,
         burst: bool = False,
         app: str | None = None,
+        monitor: str | None = None,
     ) -> None:
         self.bus = bus
         settings = bus.settings
@@ -91,6 +94,7 @@ class Worker:
         """Handlers that did not stop when told to; a process that has some should be replaced."""
         self._burst = burst
         self._app = app
+        self._monitor_address = settings.monitor.address if monitor is None else monitor
         self._holdings = Holdings()
         self._backlog = Backlog()
         self._pace = Pace()
@@ -119,6 +123,10 @@ class Worker:
         await self.bus.open()
         self._prepare()
         self._check_isolation()
+        with self._monitor:
+            await self._work()
+
+    async def _work(self) -> None:
         await self._announce()
         await self._heartbeat.start()
         self.phase = Phase.RUNNING
@@ -142,7 +150,7 @@ class Worker:
         queue = self.bus.queue
         store = queue if isinstance(queue, JobStore) else None
         self._store = store
-        self._notices = Notices(self.bus.handlers.get, self.observers)
+        self._notices = Notices(self.bus.handlers.get, self.observers, self.bus.tally)
         self._settler = Settler(
             queue,
             store,
@@ -158,16 +166,17 @@ class Worker:
         self._threads = ThreadPoolExecutor(
             self.concurrency + _SPARE_THREADS, thread_name_prefix="jobbus-handler"
         )
+        self._monitor = Monitor(self, self._holdings, self._backlog, address=self._monitor_address)
         self._attempts = Attempts(
             self.bus.handlers.get,
-            middleware=self.bus.middleware,
+            middleware=self._monitor.middleware(),
             host=self._host,
             threads=self._threads,
             children=self._child_pool,
             default_timeout=self.bus.settings.job_timeout,
             deadlines=self._deadlines,
         )
-        self._fetcher = Fetcher(
+        self._fetcher = self._monitor.fetcher = Fetcher(
             queue,
             self.queues,
             self.lease,
@@ -203,7 +212,7 @@ class Worker:
         """What goes on beside the work."""
         settings = self.bus.settings
         progress = timedelta(seconds=settings.progress_update_interval_seconds)
-        services = [every(progress, self._settler.report_progress)]
+        services = [every(progress, self._settler.report_progress), *self._monitor.services()]
         if self._store is not None:
             keep = keep_for(
                 timedelta(days=settings.job_history_retention_days),
@@ -326,6 +335,7 @@ class Worker:
         held.interrupt()
 
     def _told_lost(self, delivery: Delivery) -> None:
+        self._notices.refused(delivery)
         log.warning(
             "job %s had been taken over: its outcome here was refused (attempt %d)",
             delivery.job_id,
