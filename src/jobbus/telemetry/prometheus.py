@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from jobbus.errors import MissingDependency
 
-from .names import BUCKETS, METER, PREFIX, Kind
+from .names import BUCKETS, PREFIX, Kind
 from .tally import Distribution, Tally
 
 if TYPE_CHECKING:
@@ -42,24 +42,17 @@ def exposition(tally: Tally) -> Callable[[], bytes]:
 
 
 def _collect_opentelemetry(registry: CollectorRegistry) -> None:
-    """Where no SDK is configured, configure one whose metrics come into ``registry``."""
-    from .sdk import metrics_configured
+    """Show what handlers measure through OpenTelemetry, unless the application exports it."""
+    from .sdk import adopt_metrics
 
     try:
         from opentelemetry.exporter.prometheus import PrometheusMetricReader
-        from opentelemetry.metrics import set_meter_provider
-        from opentelemetry.sdk.metrics import MeterProvider
-        from opentelemetry.sdk.metrics.view import DropAggregation, View
     except ImportError as error:
         raise MissingDependency(
             "metrics need OpenTelemetry's SDK and its exporter for Prometheus: "
             'pip install "jobbus[otel]"'
         ) from error
-    if not metrics_configured():
-        reader = PrometheusMetricReader(disable_target_info=True, registry=registry)
-        # What a second bus of this process records is in its own tally, or nowhere.
-        own = View(meter_name=METER, aggregation=DropAggregation())
-        set_meter_provider(MeterProvider(metric_readers=[reader], views=[own]))
+    adopt_metrics(lambda: [PrometheusMetricReader(disable_target_info=True, registry=registry)])
 
 
 class _Jobs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from . import names
 from .names import BUCKETS, Instrument, Kind
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
     from jobbus.message import Delivery
+
+_IDLE: Final = frozenset({"NoOpMeterProvider", "_ProxyMeterProvider"})
+"""What stands in for a provider; the second has no public name."""
+_OWN: Final = "WorkersMeterProvider"
 
 
 def traces_configured() -> bool:
@@ -26,13 +30,23 @@ def traces_configured() -> bool:
 
 
 def metrics_configured() -> bool:
-    """Whether measurements go anywhere."""
+    """Whether an application has said where measurements go; what a worker sets up is no such."""
     metrics: Any = sys.modules.get("opentelemetry.metrics")
-    if metrics is None:
-        return False
-    # What stands in for a provider has no public name.
-    idle = {"NoOpMeterProvider", "_ProxyMeterProvider"}
-    return type(metrics.get_meter_provider()).__name__ not in idle
+    return metrics is not None and _kind_of(metrics.get_meter_provider()) not in {*_IDLE, _OWN}
+
+
+def adopt_metrics(make: Callable[[], list[Any]]) -> None:
+    """Where nobody has configured an SDK, configure one with the readers that ``make`` makes."""
+    from opentelemetry import metrics
+    from opentelemetry.sdk.metrics import MeterProvider
+
+    if _kind_of(metrics.get_meter_provider()) in _IDLE:
+        own = type(_OWN, (MeterProvider,), {})
+        metrics.set_meter_provider(own(metric_readers=make()))
+
+
+def _kind_of(provider: object) -> str:
+    return type(provider).__name__
 
 
 class SdkTally(Tally):

@@ -123,7 +123,7 @@ class Worker:
         await self.bus.open()
         self._prepare()
         self._check_isolation()
-        with self._monitor:
+        with self.monitor:
             await self._work()
 
     async def _work(self) -> None:
@@ -166,17 +166,17 @@ class Worker:
         self._threads = ThreadPoolExecutor(
             self.concurrency + _SPARE_THREADS, thread_name_prefix="jobbus-handler"
         )
-        self._monitor = Monitor(self, self._holdings, self._backlog, address=self._monitor_address)
+        self.monitor = Monitor(self, self._holdings, self._backlog, address=self._monitor_address)
         self._attempts = Attempts(
             self.bus.handlers.get,
-            middleware=self._monitor.middleware(),
+            middleware=self.monitor.middleware(),
             host=self._host,
             threads=self._threads,
             children=self._child_pool,
             default_timeout=self.bus.settings.job_timeout,
             deadlines=self._deadlines,
         )
-        self._fetcher = self._monitor.fetcher = Fetcher(
+        self._fetcher = self.monitor.fetcher = Fetcher(
             queue,
             self.queues,
             self.lease,
@@ -212,7 +212,7 @@ class Worker:
         """What goes on beside the work."""
         settings = self.bus.settings
         progress = timedelta(seconds=settings.progress_update_interval_seconds)
-        services = [every(progress, self._settler.report_progress), *self._monitor.services()]
+        services = [every(progress, self._settler.report_progress), *self.monitor.services()]
         if self._store is not None:
             keep = keep_for(
                 timedelta(days=settings.job_history_retention_days),
