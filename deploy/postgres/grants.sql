@@ -16,11 +16,13 @@ FROM pg_sequences
 WHERE schemaname = current_schema() AND sequencename LIKE 'background\_job%' \gexec
 GRANT SELECT ON background_job_migrations TO :"worker";
 
--- Producers enqueue, and look at what became of it. They cannot delete, nor touch workers.
+-- Producers enqueue, cancel, and look at what became of it. They cannot delete, nor touch workers.
 SELECT format('GRANT SELECT ON %I.%I TO %I', schemaname, tablename, :'producer')
 FROM pg_tables
 WHERE schemaname = current_schema() AND tablename LIKE 'background\_job%' \gexec
-GRANT INSERT, UPDATE ON background_jobs, background_job_dependencies TO :"producer";
+GRANT INSERT, UPDATE ON background_jobs, background_job_dependencies, background_job_groups
+    TO :"producer";
+GRANT INSERT ON background_job_history, background_job_events TO :"producer";
 SELECT format('GRANT USAGE ON SEQUENCE %I.%I TO %I', schemaname, sequencename, :'producer')
 FROM pg_sequences
 WHERE schemaname = current_schema() AND sequencename LIKE 'background\_job%' \gexec

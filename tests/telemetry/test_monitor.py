@@ -13,7 +13,7 @@ import pytest
 from jobbus import JobBus, Worker, load_settings
 from jobbus.errors import ConfigurationError
 from jobbus.telemetry.names import INSTRUMENTS
-from jobbus.telemetry.server import Address, MonitorServer
+from jobbus.telemetry.server import Address, Answer, MonitorServer
 from tests.telemetry.asking import ask, ask_json, ok, samples, say, until
 
 PATIENCE = 60
@@ -232,7 +232,7 @@ def test_strangers_requests_are_answered_or_refused(request_: bytes, status: byt
     assert b"secret" not in answer
 
 
-def fail() -> object:
+def fail() -> Answer:
     raise RuntimeError("secret")
 
 

@@ -16,6 +16,7 @@ import pytest
 from tests.services import fresh_database
 from tests.telemetry.programs import run
 
+pytestmark = pytest.mark.services
 BACKENDS: Final = ("postgres",)
 
 APPLICATION: Final = """
@@ -24,7 +25,8 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from jobbus import JobBus, Worker
+from datetime import timedelta
+from jobbus import JobBus, RetryPolicy, Worker
 
 exporter = InMemorySpanExporter()
 provider = TracerProvider()
@@ -38,7 +40,7 @@ async def work(text):
     with tracer.start_as_current_span("inner"):
         pass
 
-@bus.job(max_attempts=2, retry="none")
+@bus.job(max_attempts=2, retry=RetryPolicy(base=timedelta(0)))
 async def flaky(text):
     raise ValueError("failed")
 

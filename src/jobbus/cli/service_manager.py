@@ -96,14 +96,13 @@ async def _keep_telling(worker: Worker, manager: ServiceManager) -> None:
     loop = asyncio.get_running_loop()
     pause = None if manager.patience is None else manager.patience.total_seconds() / 3
     next_sign = loop.time()
-    told = Phase.STOPPED
+    told = ""
     while True:
-        if told is Phase.STOPPED and worker.phase is Phase.RUNNING:
-            manager.tell("READY=1")
-            told = Phase.RUNNING
-        elif told is Phase.RUNNING and worker.phase is not Phase.RUNNING:
-            manager.tell("STOPPING=1")
-            told = worker.phase
+        running = worker.phase is Phase.RUNNING
+        state = "READY=1" if running else "" if worker.phase is Phase.STOPPED else "STOPPING=1"
+        if state and state != told:
+            manager.tell(state)
+            told = state
         if pause is not None and loop.time() >= next_sign:
             manager.tell("WATCHDOG=1")
             next_sign = loop.time() + pause

@@ -135,7 +135,7 @@ class Tally:
 
     def readings(self) -> Iterator[Reading]:
         """All counters, and all gauges that something feeds."""
-        yield Reading(names.ENQUEUED, dict(self._enqueued))
+        yield Reading(names.ENQUEUED, {**dict.fromkeys(self._expected, 0), **self._enqueued})
         attempts: dict[Instrument, dict[Labels, float]] = {
             instrument: dict.fromkeys(self._expected, 0) for instrument in names.OUTCOMES.values()
         }
@@ -144,7 +144,7 @@ class Tally:
         _sum(attempts[names.FENCED], dict(self._refused))
         _sum(attempts[names.RELEASED], dict(self._returned))
         yield from (Reading(instrument, values) for instrument, values in attempts.items())
-        yield Reading(names.RESCUED, dict(self._rescued))
+        yield Reading(names.RESCUED, {**dict.fromkeys(self._expected, 0), **self._rescued})
         yield Reading(names.IDEMPOTENCY, dict(self._idempotency))
         for gauges in self.gauges:
             yield from gauges()
