@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from http import HTTPStatus
 from pathlib import Path
 
+import pytest
+
+from jobbus.errors import ConfigurationError
 from jobbus.telemetry.merging import SOCKET_NAME, Processes, merged
 from jobbus.telemetry.server import Address, Answer, MonitorServer, Pages
 from tests.telemetry.asking import ok
@@ -69,3 +73,21 @@ def test_one_process_that_is_blocked_makes_all_of_them_unwell(tmp_path: Path) ->
         for server in servers:
             server.stop()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_socket_is_left_where_it_is(tmp_path: Path) -> None:
+    """An address such as ``unix:/etc/passwd`` is a mistake, and must not become a loss."""
+    (tmp_path / SOCKET_NAME.format(process=0)).write_text("precious")
+    with pytest.raises(ConfigurationError, match="nothing can listen"):
+        serve(tmp_path, 0, {})
+    assert (tmp_path / SOCKET_NAME.format(process=0)).read_text() == "precious"
+
+
+def test_the_socket_of_a_predecessor_that_was_killed_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / SOCKET_NAME.format(process=0)
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    server = serve(tmp_path, 0, {"/readyz": lambda: ok("yes")})
+    ready = Processes(tmp_path, 1).pages()["/readyz"]()
+    server.stop()
+    assert ready.status == 200

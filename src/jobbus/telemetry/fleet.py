@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Final, Literal
 
 from jobbus.errors import BackendError
@@ -18,6 +19,8 @@ from .names import Instrument
 from .tally import Labels, Reading
 
 Exports = Literal["auto", "always", "never"]
+_SEEN_WITHIN: Final = timedelta(seconds=45)
+"""Three times as long as live workers take to be seen again."""
 _MAX_QUEUES: Final = 200
 """Queues that are measured; a fleet with more watches the others by its own means."""
 _OF_DEPTH: Final[Sequence[tuple[Instrument, Callable[[QueueDepth], float | None]]]] = (
@@ -100,10 +103,15 @@ class FleetWatch:
 
 
 def is_first(workers: Sequence[WorkerRecord]) -> bool:
-    """Whether this process is the one of those alive that has been there longest."""
+    """Whether this process is the one of those alive that has been there longest.
+
+    A worker that was seen much longer ago than another is not waited for until it counts as dead.
+    """
     alive = [worker for worker in workers if worker.alive]
     if not alive:
         return True
+    latest = max(worker.seen_at for worker in alive)  # the store's clock, not ours
+    alive = [worker for worker in alive if latest - worker.seen_at <= _SEEN_WITHIN]
     first = min(alive, key=lambda worker: (worker.started_at, worker.name))
     return (first.host, first.pid) == (socket.gethostname(), os.getpid())
 

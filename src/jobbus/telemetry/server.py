@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import stat
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -129,8 +130,10 @@ class MonitorServer:
             return await asyncio.start_server(
                 self._connected, self.address.host, self.address.port, limit=_HEAD_LIMIT
             )
+        # A predecessor that was killed leaves its socket. Whatever else is there, stays.
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.address.path)  # of a predecessor that was killed
+            if stat.S_ISSOCK(os.lstat(self.address.path).st_mode):
+                os.unlink(self.address.path)
         return await asyncio.start_unix_server(
             self._connected, self.address.path, limit=_HEAD_LIMIT
         )

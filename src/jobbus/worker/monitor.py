@@ -8,7 +8,7 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from datetime import timedelta
 from http import HTTPStatus
 from types import TracebackType
@@ -157,7 +157,7 @@ class Monitor:
         }
         return Answer(HTTPStatus.OK, json.dumps(facts).encode() + b"\n", "application/json")
 
-    def _metrics(self) -> Any:
+    def _metrics(self) -> Callable[[], Answer]:
         from jobbus.telemetry.prometheus import CONTENT_TYPE, exposition
 
         if self.tally is None:
