@@ -21,7 +21,7 @@ from jobbus.queue import BackgroundJobQueue
 from jobbus.store import JobStore, JobTypeRecord
 from jobbus.telemetry.sdk import make_tally
 from jobbus.telemetry.tally import Tally
-from jobbus.telemetry.tracing import sending
+from jobbus.telemetry.tracing import layers, sending
 
 if TYPE_CHECKING:
     from jobbus.processor import JobProcessor, PayloadT, ResultT
@@ -53,7 +53,7 @@ class JobBus(Ledger):
         self._tally: Tally | None = None
         self._opening = asyncio.Lock()
         self._opened_in: tuple[int, asyncio.AbstractEventLoop] | None = None
-        self.middleware = tuple(middleware)
+        self._middleware = tuple(middleware)
 
     @property
     def settings(self) -> Settings:
@@ -145,6 +145,11 @@ class JobBus(Ledger):
         if self._tally is None and self.settings.monitor.enabled:
             self._tally = make_tally(self.handlers.__contains__)
         return self._tally
+
+    @property
+    def middleware(self) -> Sequence[Middleware]:
+        """What goes around every handler, outermost first: tracing where it is on, then yours."""
+        return (*(layers() if self.tally is not None else ()), *self._middleware)
 
     # life
 

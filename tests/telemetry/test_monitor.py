@@ -189,6 +189,13 @@ async def test_a_port_that_is_taken_is_named() -> None:
             await Worker(make_bus(), monitor=port).run()
 
 
+async def test_a_wrong_address_for_a_worker_is_refused_before_it_starts() -> None:
+    bus = make_bus()
+    with pytest.raises(ConfigurationError, match="takes a port, HOST:PORT or unix:/PATH"):
+        await Worker(bus, monitor="everywhere").run()
+    await bus.close()
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

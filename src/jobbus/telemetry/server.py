@@ -67,11 +67,8 @@ class Address:
     def __str__(self) -> str:
         if self.path:
             return f"{_UNIX}{self.path}"
-        return (
-            f"http://[{self.host}]:{self.port}"
-            if ":" in self.host
-            else (f"http://{self.host}:{self.port}")
-        )
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
 
 
 class MonitorServer:

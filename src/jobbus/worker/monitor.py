@@ -8,20 +8,19 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator
 from datetime import timedelta
 from http import HTTPStatus
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
-from jobbus.errors import MissingDependency
-from jobbus.middleware import Middleware
+from jobbus.errors import ConfigurationError, MissingDependency
 from jobbus.services.loop import every
 from jobbus.store import JobStore
-from jobbus.telemetry import names, tracing
+from jobbus.telemetry import names
 from jobbus.telemetry.fleet import FleetWatch
 from jobbus.telemetry.sdk import metrics_configured
-from jobbus.telemetry.server import Address, Answer, MonitorServer, Pages
+from jobbus.telemetry.server import Address, Answer, MonitorServer
 from jobbus.telemetry.tally import Reading, Tally
 
 from .backlog import Backlog
@@ -65,7 +64,9 @@ class Monitor:
         queue = worker.bus.queue
         store = queue if isinstance(queue, JobStore) else None
         self._fleet = FleetWatch(queue, store, worker.queues, exports=settings.fleet)
-        self._server = self._make_server(address) if settings.enabled and address else None
+        self._server = (
+            self._make_server(address, self.tally) if self.tally is not None and address else None
+        )
 
     @property
     def address(self) -> str | None:
@@ -75,7 +76,7 @@ class Monitor:
     def __enter__(self) -> Monitor:
         if self._server is not None:
             self._server.start()
-            log.info("monitor at %s: %s", self.address, " ".join(self._pages()))
+            log.info("monitor at %s", self.address)
         if self.tally is not None:
             self.tally.expect((one.queue, one.name) for one in self._worker.bus.handlers)
             self.tally.gauges.append(self._readings)
@@ -92,11 +93,6 @@ class Monitor:
         if self._server is not None:
             self._server.stop()
 
-    def middleware(self) -> Sequence[Middleware]:
-        """What goes around every handler, outermost first."""
-        traces = tracing.layers() if self.tally is not None else ()
-        return (*traces, *self._worker.bus.middleware)
-
     def services(self) -> list[Coroutine[Any, Any, None]]:
         """What goes on beside the work, where anybody can see what comes of it."""
         services = [self._tick()] if self._server is not None else []
@@ -111,18 +107,19 @@ class Monitor:
 
     # on the server's threads
 
-    def _make_server(self, address: str) -> MonitorServer:
+    def _make_server(self, address: str, tally: Tally) -> MonitorServer:
         number = os.environ.get(PROCESS_VARIABLE, "0")
-        where = Address.parse(address.replace("{process}", number))
-        return MonitorServer(where, self._pages())
-
-    def _pages(self) -> Pages:
-        return {
+        try:
+            where = Address.parse(address.replace("{process}", number))
+        except ValueError as error:
+            raise ConfigurationError(f"monitor {error}") from error
+        pages = {
             "/livez": self._alive,
             "/readyz": self._ready,
             "/progress": self._progress,
-            "/metrics": self._metrics(),
+            "/metrics": _metrics(tally),
         }
+        return MonitorServer(where, pages)
 
     def _alive(self) -> Answer:
         blocked = time.monotonic() - self._ticked_at
@@ -157,19 +154,6 @@ class Monitor:
         }
         return Answer(HTTPStatus.OK, json.dumps(facts).encode() + b"\n", "application/json")
 
-    def _metrics(self) -> Callable[[], Answer]:
-        from jobbus.telemetry.prometheus import CONTENT_TYPE, exposition
-
-        if self.tally is None:
-            return lambda: Answer(HTTPStatus.NOT_FOUND, b"monitor.enabled is false\n")
-        try:
-            show = exposition(self.tally)
-        except MissingDependency as error:
-            missing = f"{error}\n".encode()
-            log.warning("/metrics shows nothing: %s", error)
-            return lambda: Answer(HTTPStatus.NOT_IMPLEMENTED, missing)
-        return lambda: Answer(HTTPStatus.OK, show(), CONTENT_TYPE)
-
     def _readings(self) -> Iterator[Reading]:
         busy = self._worker.running
         free = max(self._worker.concurrency - busy, 0)
@@ -191,6 +175,18 @@ class Monitor:
     def _longest(self) -> float:
         starts = [h.started_at for h in self._holdings.running() if h.started_at is not None]
         return time.monotonic() - min(starts) if starts else 0.0
+
+
+def _metrics(tally: Tally) -> Callable[[], Answer]:
+    from jobbus.telemetry.prometheus import CONTENT_TYPE, exposition
+
+    try:
+        show = exposition(tally)
+    except MissingDependency as error:
+        missing = f"{error}\n".encode()
+        log.warning("/metrics shows nothing: %s", error)
+        return lambda: Answer(HTTPStatus.NOT_IMPLEMENTED, missing)
+    return lambda: Answer(HTTPStatus.OK, show(), CONTENT_TYPE)
 
 
 def _said(text: str, *, well: bool = True) -> Answer:

@@ -169,7 +169,7 @@ class Worker:
         self.monitor = Monitor(self, self._holdings, self._backlog, address=self._monitor_address)
         self._attempts = Attempts(
             self.bus.handlers.get,
-            middleware=self.monitor.middleware(),
+            middleware=self.bus.middleware,
             host=self._host,
             threads=self._threads,
             children=self._child_pool,
