@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -261,3 +263,24 @@ def test_a_head_request_is_answered_without_a_body() -> None:
         server.stop()
     assert b"Content-Length: 3" in answer
     assert answer.endswith(b"\r\n\r\n")
+
+
+def test_a_page_that_takes_long_does_not_hold_the_others_up() -> None:
+    release = threading.Event()
+
+    def slow() -> Answer:
+        assert release.wait(PATIENCE)
+        return ok("slow")
+
+    pages = {"/slow": slow, "/livez": lambda: ok("yes")}
+    server = MonitorServer(Address("127.0.0.1", 0), pages)
+    server.start()
+    try:
+        with ThreadPoolExecutor(1) as thread:
+            asked_first = thread.submit(ask, f"{server.address}/slow")
+            alive = ask(f"{server.address}/livez")
+            release.set()
+            assert asked_first.result(PATIENCE) == (200, "slow")
+    finally:
+        server.stop()
+    assert alive == (200, "yes")
