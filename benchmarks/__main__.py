@@ -28,13 +28,15 @@ PEERS: Final = {
     "postgres": {
         "jobbus": ("jobbus_peer", "default"),
         "jobbus-best": ("jobbus_peer", "best"),
-        "jobbus-no-telemetry": ("jobbus_peer", "no-telemetry"),
+        "jobbus-telemetry": ("telemetry_peer", "on"),
+        "jobbus-no-telemetry": ("telemetry_peer", "off"),
         "raw": ("raw_postgres", "default"),
         "pgqueuer": ("pgqueuer_peer", "best"),
     },
     "sqlite": {
         "jobbus": ("jobbus_peer", "default"),
-        "jobbus-no-telemetry": ("jobbus_peer", "no-telemetry"),
+        "jobbus-telemetry": ("telemetry_peer", "on"),
+        "jobbus-no-telemetry": ("telemetry_peer", "off"),
         "raw": ("raw_sqlite", "default"),
     },
 }
@@ -55,7 +57,7 @@ def main() -> int:
         for case in found:
             for name, (module, setting) in peers.items():
                 answer = _measure(asked, case, module, setting)
-                print(f"round {number + 1} {case:8} {name:19} {_short(answer)}", file=sys.stderr)
+                print(f"round {number + 1} {case:8} {name:12} {_short(answer)}", file=sys.stderr)
                 found[case].setdefault(name, []).append(answer)
     _print_ratios(found)
     if asked.json:

@@ -1,8 +1,4 @@
-"""jobbus as a user gets it: every guarantee on, the default worker, a no-op async handler.
-
-It is watched as in production: it counts, measures the queues, and listens for Prometheus; with
-the setting ``no-telemetry``, none of it.
-"""
+"""jobbus as a user gets it: every guarantee on, the default worker, a no-op async handler."""
 
 from __future__ import annotations
 
@@ -12,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from benchmarks.case import PAYLOAD, Case, Stopwatch, latency_answer, rate_answer, tell
-from jobbus import JobBus, Worker, load_settings
+from jobbus import JobBus, Worker
 
 bus = JobBus()
 picked_at: list[float] = []
@@ -32,8 +28,6 @@ async def note(payload: dict[str, Any]) -> int:
 
 
 async def run(case: Case) -> None:
-    if case.setting == "no-telemetry":
-        bus.use(load_settings({"monitor.enabled": False}))
     await {"enqueue": enqueue, "bulk": bulk, "drain": drain, "latency": latency}[case.name](case)
 
 
@@ -80,7 +74,7 @@ async def drain(case: Case) -> None:
         if done >= case.jobs:
             finished.set()
 
-    worker = Worker(bus, concurrency=500 if case.setting == "best" else None, monitor="0")
+    worker = Worker(bus, concurrency=500 if case.setting == "best" else None)
     worker.observers.append(count)
     watch = Stopwatch()
     with watch.running():
