@@ -9,7 +9,14 @@ import kubernetes_validate
 import pytest
 
 from jobbus.settings import load_settings
-from tests.deploy.manifests import DEPLOY, TIERS, environment_of, overlay
+from tests.deploy.manifests import (
+    DEPLOY,
+    KUBERNETES,
+    TIERS,
+    documents,
+    environment_of,
+    overlay,
+)
 
 VERSION: Final = "1.31"
 KEDA_TRIGGERS: Final = {
@@ -38,12 +45,30 @@ def configured(tier: str) -> dict[str, str]:
     return dict(config["data"])
 
 
-@pytest.mark.parametrize("tier", TIERS)
-def test_every_document_is_what_the_api_takes(tier: str) -> None:
-    for document in overlay(tier):
-        if document["apiVersion"].startswith("keda.sh/"):
-            continue
+def validate(document: Any) -> None:
+    if not document["apiVersion"].startswith(("keda.sh/", "kustomize.config.k8s.io/")):
         kubernetes_validate.validate(document, VERSION, strict=True)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(KUBERNETES.rglob("*.yaml")), ids=lambda path: str(path.relative_to(KUBERNETES))
+)
+def test_every_file_is_what_the_api_takes(path: Path) -> None:
+    for document in documents(path):
+        validate(document)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_every_document_of_a_tier_is_what_the_api_takes(tier: str) -> None:
+    for document in overlay(tier):
+        validate(document)
+
+
+def test_a_misspelt_field_is_noticed() -> None:
+    (deployment,) = documents(KUBERNETES / "base/worker.yaml")
+    deployment["spec"]["template"]["spec"]["terminationGracePeriod"] = 40
+    with pytest.raises(kubernetes_validate.ValidationError):
+        validate(deployment)
 
 
 @pytest.mark.parametrize("tier", TIERS)

@@ -14,13 +14,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
 from jobbus import JobBus
 from jobbus.job import Job, JobState
-from tests.deploy.manifests import overlay
+from tests.deploy.manifests import KUBERNETES, documents
 from tests.services.programs import free_port
 from tests.telemetry.asking import until
 from tests.telemetry.programs import surroundings
@@ -186,9 +186,8 @@ async def test_a_supervisor_speaks_for_its_workers(stage: Stage, manager: Servic
 
 async def test_in_kubernetes_the_hook_and_the_signal_burn_no_attempt(stage: Stage) -> None:
     """What the kubelet does: the hook to its end, SIGTERM, and SIGKILL after the grace period."""
-    pod: Any = next(one for one in overlay("tier2-postgres") if one["kind"] == "Deployment")[
-        "spec"
-    ]["template"]["spec"]
+    (deployment,) = documents(KUBERNETES / "base/worker.yaml")
+    pod = deployment["spec"]["template"]["spec"]
     container = pod["containers"][0]
     first, second = await stage.enqueue("first", "second")
     port = free_port()
