@@ -28,6 +28,8 @@ PEERS: Final = {
     "postgres": {
         "jobbus": ("jobbus_peer", "default"),
         "jobbus-best": ("jobbus_peer", "best"),
+        "jobbus-telemetry": ("telemetry_peer", "on"),
+        "jobbus-no-telemetry": ("telemetry_peer", "off"),
         "raw": ("raw_postgres", "default"),
         "pgqueuer": ("pgqueuer_peer", "best"),
         "chancy": ("chancy_peer", "best"),
@@ -35,6 +37,8 @@ PEERS: Final = {
     },
     "sqlite": {
         "jobbus": ("jobbus_peer", "default"),
+        "jobbus-telemetry": ("telemetry_peer", "on"),
+        "jobbus-no-telemetry": ("telemetry_peer", "off"),
         "raw": ("raw_sqlite", "default"),
         "huey": ("huey_peer", "best"),
         "litequeue": ("litequeue_peer", "default"),

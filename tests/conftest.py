@@ -12,19 +12,28 @@ import pytest
 from tests.services import (
     EVERY_POSTGRES,
     PostgresServer,
+    Promtool,
     Requirement,
     Services,
     default_postgres,
     fresh_database,
     own_postgres,
     pgbouncer_before,
+    promtool_here,
     wheel_postgres,
 )
 
 SERVICES_KEY: Final = pytest.StashKey[Services]()
 SERVICE_FIXTURES: Final = frozenset(
-    {"postgres_server", "postgres_default", "postgres_18", "owned_postgres", "pgbouncer_url"}
-)
+    {
+        "postgres_server",
+        "postgres_default",
+        "postgres_18",
+        "owned_postgres",
+        "pgbouncer_url",
+        "promtool",
+    }
+)  # fmt: skip
 SERVER_FIXTURES: Final[Mapping[str, str]] = dict(
     zip(EVERY_POSTGRES, ("postgres_default", "postgres_18"), strict=True)
 )
@@ -132,3 +141,10 @@ def pgbouncer_url(services: Services, postgres_url: str) -> Iterator[str]:
     """``postgres_url`` through a pooler in transaction mode, with two server connections."""
     with services.provide("pgbouncer", pgbouncer_before(postgres_url)) as pooler:
         yield pooler.url
+
+
+@pytest.fixture(scope="session")
+def promtool(services: Services) -> Iterator[Promtool]:
+    """Prometheus's own judge of rules and queries; it can start the server, too."""
+    with services.provide("prometheus", promtool_here()) as tool:
+        yield tool

@@ -23,9 +23,10 @@ LAYERS: Final = (
     {"idempotency", "queue", "store"},
     {
         "annotations", "codec", "context", "handlers", "job_type", "middleware", "options",
-        "processor", "requirements", "retry", "settings", "signature", "tracked", "validation",
+        "processor", "requirements", "retry", "settings", "signature", "telemetry", "tracked",
+        "validation",
     },
-    {"bus", "keys", "ledger", "services", "sync", "telemetry", "worker"},
+    {"bus", "keys", "ledger", "services", "sync", "worker"},
     {"__main__", "cli", "dashboard", "demo", "http", "integrations"},
 )  # fmt: skip
 """Each may know itself and those before it. Settings name backends, and import none."""

@@ -22,6 +22,9 @@ from jobbus.options import apply_options, check_name, normalise_priority
 from jobbus.queue import BackgroundJobQueue
 from jobbus.requirements import check_job_types, check_messages, check_transaction
 from jobbus.store import JobStore, JobTypeRecord
+from jobbus.telemetry.sdk import make_tally
+from jobbus.telemetry.tally import Tally
+from jobbus.telemetry.tracing import layers, sending
 
 if TYPE_CHECKING:
     from jobbus.idempotency.store import IdempotencyStore
@@ -53,9 +56,10 @@ class JobBus(Ledger):
         self._handlers: Handlers | None = None
         self._sync: SyncJobBus | None = None
         self._keys = Keys(idempotency)
+        self._tally: Tally | None = None
         self._opening = asyncio.Lock()
         self._opened_in: tuple[int, asyncio.AbstractEventLoop] | None = None
-        self.middleware = tuple(middleware)
+        self._middleware = tuple(middleware)
 
     @property
     def settings(self) -> Settings:
@@ -140,6 +144,19 @@ class JobBus(Ledger):
     def share_handlers(self, other: JobBus) -> None:
         """Know the job types of another bus, which go on enqueueing through that one."""
         self._handlers = other.handlers
+        self._tally = other.tally
+
+    @property
+    def tally(self) -> Tally | None:
+        """What is counted of this bus's jobs in this process; None where nothing is to be."""
+        if self._tally is None and self.settings.monitor.enabled:
+            self._tally = make_tally(self.handlers.__contains__)
+        return self._tally
+
+    @property
+    def middleware(self) -> Sequence[Middleware]:
+        """What goes around every handler, outermost first: tracing where it is on, then yours."""
+        return (*(layers() if self.tally is not None else ()), *self._middleware)
 
     # life
 
@@ -259,9 +276,13 @@ class JobBus(Ledger):
         await self.check_keys(messages)
         limit = capabilities.max_batch or len(messages) or 1
         ids: list[str] = []
-        for start in range(0, len(messages), limit):
-            batch = messages[start : start + limit]
-            ids += await self.queue.enqueue(batch, connection=connection)
+        tally = self.tally
+        with sending(messages, enabled=tally is not None) as outgoing:
+            for start in range(0, len(outgoing), limit):
+                batch = outgoing[start : start + limit]
+                ids += await self.queue.enqueue(batch, connection=connection)
+                if tally is not None:
+                    tally.enqueued(batch)
         return ids
 
     async def enqueue_messages(

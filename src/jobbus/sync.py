@@ -15,6 +15,7 @@ from jobbus.job import Job, JobEvent
 from jobbus.message import Message, QueueDepth
 from jobbus.requirements import check_transaction
 from jobbus.store import CancelOutcome, JobFilter, Page
+from jobbus.telemetry.tracing import sending
 
 if TYPE_CHECKING:
     from jobbus.bus import JobBus
@@ -69,7 +70,12 @@ class SyncJobBus:
             raise Unsupported("this backend cannot enqueue in a transaction of yours")
         if any(each.idempotency_key is not None for each in messages):
             self._call(self._target().check_keys(messages))
-        return list(enqueue_sync(messages, connection))
+        tally = self._bus.tally
+        with sending(messages, enabled=tally is not None) as outgoing:
+            ids = list(enqueue_sync(outgoing, connection))
+        if tally is not None:
+            tally.enqueued(outgoing)
+        return ids
 
     def get(self, job_id: str) -> Job | None:
         """See :meth:`jobbus.JobBus.get`."""

@@ -22,6 +22,7 @@ from jobbus.job import ALIASES, TERMINAL, TRANSITIONS, EventType, JobState
 from jobbus.message import Capabilities
 from jobbus.settings import create_queue, installed_backends, load_settings
 from jobbus.settings import names as setting_names
+from jobbus.telemetry import names as telemetry
 from jobbus.testing.broker import BareBroker
 from jobbus.tracked import TrackedQueue
 from tests.docs.pages import ROOT, as_table, pages
@@ -154,6 +155,35 @@ def setting_spellings() -> str:
     return as_table(["`jobbus.toml`", "environment", "`appsettings.json`"], rows)
 
 
+def metrics() -> str:
+    """Every instrument, as Prometheus sees it."""
+    rows = []
+    for one in telemetry.INSTRUMENTS:
+        labels = ", ".join(f"`{label}`" for label in one.labels)
+        shown = one.series[0] if one.kind is not telemetry.Kind.HISTOGRAM else f"{one.family}_*"
+        rows.append([f"`{shown}`", str(one.kind), labels, str(one.scope), one.description])
+    return as_table(["in Prometheus", "kind", "labels", "told by", "what it is"], rows)
+
+
+def spans() -> str:
+    """Every span."""
+    return _meanings("span", telemetry.SPANS)
+
+
+def span_attributes() -> str:
+    """Every attribute of a span."""
+    return _meanings("attribute", telemetry.ATTRIBUTES)
+
+
+def log_fields() -> str:
+    """Every field of a line of the log."""
+    return _meanings("field", telemetry.LOG_FIELDS)
+
+
+def _meanings(title: str, meanings: Mapping[str, str]) -> str:
+    return as_table([title, ""], [[f"`{name}`", text] for name, text in meanings.items()])
+
+
 PARTS: Final[Mapping[str, Callable[[], str]]] = {
     "capabilities": capabilities,
     "state-machine": state_machine,
@@ -162,6 +192,10 @@ PARTS: Final[Mapping[str, Callable[[], str]]] = {
     "error-tree": error_tree,
     "setting-aliases": setting_aliases,
     "setting-spellings": setting_spellings,
+    "metrics": metrics,
+    "spans": spans,
+    "span-attributes": span_attributes,
+    "log-fields": log_fields,
 }
 
 

@@ -23,6 +23,7 @@ from tests.services.postgres import (
     own_postgres,
     wheel_postgres,
 )
+from tests.services.prometheus import Prometheus, Promtool, promtool_here
 from tests.services.report import SERVICES, Requirement, ServiceMissing, Services
 
 EVERY_POSTGRES: Final = ("default", "18")
@@ -33,6 +34,8 @@ __all__ = [
     "SERVICES",
     "PgBouncer",
     "PostgresServer",
+    "Prometheus",
+    "Promtool",
     "Requirement",
     "ServiceMissing",
     "Services",
@@ -40,6 +43,7 @@ __all__ = [
     "fresh_database",
     "own_postgres",
     "pgbouncer_before",
+    "promtool_here",
     "wheel_postgres",
     "with_database",
 ]

@@ -7,10 +7,12 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -19,6 +21,7 @@ from jobbus.cli import values
 from jobbus.cli.failures import INTERRUPTED
 from jobbus.cli.logs import LogLevel, configure_logging
 from jobbus.cli.options import Cli, command
+from jobbus.cli.service_manager import ServiceManager, keeping_told, without_notices
 from jobbus.cli.text import counted
 
 if TYPE_CHECKING:
@@ -56,6 +59,14 @@ DrainTimeout = Annotated[
     str | None,
     typer.Option("--drain-timeout", metavar="SPAN", help="Time for running jobs to finish: 25s"),
 ]
+Monitor = Annotated[
+    str | None,
+    typer.Option(
+        "--monitor",
+        metavar="ADDRESS",
+        help="Where to show metrics and health: 9464, 0.0.0.0:9464, unix:/run/jobbus/worker.sock",
+    ),
+]
 Level = Annotated[LogLevel, typer.Option("--log-level", help="From which level on to log")]
 
 
@@ -67,6 +78,7 @@ class Wishes:
     concurrency: int | None
     burst: bool
     drain_timeout: timedelta | None
+    monitor: str | None
     log_level: LogLevel
 
 
@@ -80,6 +92,7 @@ def worker(
     reload: Reload = False,
     burst: Burst = False,
     drain_timeout: DrainTimeout = None,
+    monitor: Monitor = None,
     log_level: Level = LogLevel.INFO,
 ) -> int:
     """Run the jobs of an application, until told to stop.
@@ -91,10 +104,11 @@ def worker(
         concurrency=concurrency,
         burst=burst,
         drain_timeout=values.maybe_duration("--drain-timeout", drain_timeout),
+        monitor=monitor,
         log_level=log_level,
     )
     configure_logging(cli.console, log_level)
-    settings = cli.settings()
+    settings = cli.settings({"monitor.address": monitor})
     number = settings.processes if processes is None else processes
     if number > 1 or reload:
         return _supervise(cli, settings, application, wishes, processes=number, reload=reload)
@@ -120,6 +134,7 @@ async def _run(cli: Cli, application: Application, wishes: Wishes) -> int:
         drain_timeout=wishes.drain_timeout,
         burst=wishes.burst,
         app=application.name,
+        monitor=wishes.monitor,
     )
     signals = _Signals(worker)
     for number in _SIGNALS:
@@ -127,7 +142,8 @@ async def _run(cli: Cli, application: Application, wishes: Wishes) -> int:
     try:
         async with application.bus:
             _banner(cli, application, worker)
-            await worker.run()
+            async with keeping_told(worker):
+                await worker.run()
     finally:
         for number in _SIGNALS:
             asyncio.get_running_loop().remove_signal_handler(number)
@@ -202,15 +218,37 @@ def _supervise(
     from jobbus.worker.supervisor import Supervisor
 
     drain = wishes.drain_timeout or settings.drain_timeout
-    supervisor = Supervisor(
-        _single_command(cli, app, wishes),
-        processes=processes,
-        reload=[Path.cwd()] if reload else (),
-        until_done=wishes.burst,
-        stop_within=drain + _STOP_MARGIN,
-    )
-    log.info("supervising %d worker process(es)", processes)
-    return supervisor.run()
+    with _monitor_of_all(settings, processes) as address, ServiceManager().told_while_alive():
+        supervisor = Supervisor(
+            _single_command(cli, app, replace(wishes, monitor=address)),
+            processes=processes,
+            reload=[Path.cwd()] if reload else (),
+            until_done=wishes.burst,
+            environment=without_notices(os.environ),
+            stop_within=drain + _STOP_MARGIN,
+        )
+        log.info("supervising %d worker process(es)", processes)
+        return supervisor.run()
+
+
+@contextmanager
+def _monitor_of_all(settings: Settings, processes: int) -> Iterator[str | None]:
+    """Show all processes at the one address; yields where each of them shows itself to us."""
+    from jobbus.telemetry.merging import SOCKET_NAME, Processes
+    from jobbus.telemetry.server import Address, MonitorServer
+
+    address = settings.monitor.address
+    if address is None or not settings.monitor.enabled:
+        yield None
+        return
+    with TemporaryDirectory(prefix="jobbus-monitor-") as folder:
+        server = MonitorServer(Address.parse(address), Processes(Path(folder), processes).pages())
+        server.start()
+        log.info("monitor at %s", server.address)
+        try:
+            yield f"unix:{folder}/{SOCKET_NAME}"
+        finally:
+            server.stop()
 
 
 def _single_command(cli: Cli, app: str | None, wishes: Wishes) -> Sequence[str]:
@@ -223,6 +261,7 @@ def _single_command(cli: Cli, app: str | None, wishes: Wishes) -> Sequence[str]:
         "--queues": wishes.queues,
         "--concurrency": wishes.concurrency,
         "--drain-timeout": None if drain is None else f"{drain.total_seconds():f}s",
+        "--monitor": wishes.monitor,
         "--log-level": wishes.log_level.value,
         "--processes": 1,
     }

@@ -87,6 +87,13 @@ def _ledger(value: str | None) -> str | None:
     return address
 
 
+def _monitor_address(value: str) -> str:
+    from jobbus.telemetry.server import Address
+
+    Address.parse(value)
+    return value
+
+
 def _sqlite_path(value: str) -> str:
     if "\0" in value or not value.strip():
         raise ValueError("must be the path of a file")
@@ -135,6 +142,8 @@ OnUnavailable = Annotated[
 ]
 RedisAddress = Annotated[str, AfterValidator(_redis_url)]
 FilePath = Annotated[str, AfterValidator(_sqlite_path)]
+MonitorAddress = Annotated[str, AfterValidator(_monitor_address)]
+FleetMetrics = Annotated[Literal["auto", "always", "never"], one_of("auto", "always", "never")]
 PostgresAddress = Annotated[str, AfterValidator(postgres_url)]
 LedgerAddress = Annotated[str | None, BeforeValidator(_no_ledger), AfterValidator(_ledger)]
 

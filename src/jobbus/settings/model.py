@@ -31,10 +31,12 @@ from jobbus.settings.kinds import (
     App,
     EventLog,
     FilePath,
+    FleetMetrics,
     Identifier,
     KeyStore,
     LedgerAddress,
     Mode,
+    MonitorAddress,
     Number,
     OnUnavailable,
     Pooler,
@@ -90,6 +92,20 @@ class PostgresSettings:
     """``transaction`` when a pooler hands the connection on after every transaction."""
     statement_timeout_seconds: Annotated[Number, Field(ge=0.1, le=3600)] = 10
     notify: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MonitorSettings:
+    """What is counted, and where a worker shows it."""
+
+    enabled: bool = True
+    """Count, and trace where a tracer provider is configured."""
+    address: MonitorAddress | None = None
+    """``9464``, ``HOST:PORT`` or ``unix:/PATH``; a port alone is one of 127.0.0.1. None is none."""
+    fleet: FleetMetrics = "auto"
+    """Who measures the queues: one worker of all, this one ``always``, or ``never``."""
+    interval_seconds: Annotated[Number, Field(ge=0.1, le=3600)] = 5
+    """Between two measurements of the queues."""
 
 
 class Options(Mapping[str, Any]):
@@ -175,6 +191,7 @@ class Settings(BaseSettings):
     """In front of every table's name, on SQLite as on Postgres."""
     sqlite: SqliteSettings = SqliteSettings()
     postgres: PostgresSettings = PostgresSettings()
+    monitor: MonitorSettings = MonitorSettings()
     backend_options: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict, repr=False)
     """Other providers' settings; read them with :meth:`provider_options`."""
     origins: Mapping[str, str] = Field(default_factory=dict, repr=False)

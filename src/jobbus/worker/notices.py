@@ -8,9 +8,10 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from jobbus.job import Problem, Progress
+from jobbus.job import Progress
 from jobbus.job_type import JobType, Notice
-from jobbus.message import Completion
+from jobbus.message import Delivery
+from jobbus.telemetry.tally import Tally
 
 from .held import Held, Settlement
 from .reports import AttemptReport, log_problem, outcome_of, tell
@@ -25,19 +26,25 @@ class Notices:
         self,
         handlers: Callable[[str], JobType[..., Any] | None],
         observers: list[Callable[[AttemptReport], None]],
+        tally: Tally | None,
     ) -> None:
         self._handlers = handlers
         self._observers = observers
+        self._tally = tally
         self._telling: set[asyncio.Task[None]] = set()
 
     def attempted(self, held: Held, settlement: Settlement | None, duration: float) -> None:
         """An attempt has come to its end here; the queue has yet to be told. None: lease lost."""
-        if type(settlement) is Completion and not self._observers and not _tells_all():
-            return  # the straight path, which nobody follows: said in full by the job's own row
         outcome, problem = outcome_of(settlement)
         # The application's logging is not ours: a filter or handler that fails costs no slot.
         try:
-            self._log(held, outcome, problem)
+            if self._tally is not None:
+                self._count(self._tally, held, outcome, duration)
+            if problem is not None:
+                log_problem(held.delivery, outcome, problem)
+            elif log.isEnabledFor(logging.DEBUG):
+                message = held.delivery.message
+                log.debug("%s %s %s", outcome, message.job_type, message.job_id)
         except Exception:
             with contextlib.suppress(Exception):
                 log.exception("logging the outcome of job %s failed", held.delivery.job_id)
@@ -52,6 +59,11 @@ class Notices:
         if held.notice is not None:
             self._notify(held, *held.notice)
 
+    def refused(self, delivery: Delivery) -> None:
+        """The queue has not taken the outcome: another worker has the job."""
+        if self._tally is not None:
+            self._tally.refused(delivery)
+
     def progressed(self, held: Held, progress: Progress) -> None:
         self._notify(held, "progress", progress)
 
@@ -59,11 +71,12 @@ class Notices:
         """Until everybody has heard."""
         await asyncio.gather(*self._telling)
 
-    def _log(self, held: Held, outcome: str, problem: Problem | None) -> None:
-        if problem is not None:
-            log_problem(held.delivery, outcome, problem)
-        elif _tells_all():
-            log.debug("%s %s %s", outcome, held.delivery.message.job_type, held.delivery.job_id)
+    def _count(self, tally: Tally, held: Held, outcome: str, duration: float) -> None:
+        if held.started_at is None:
+            tally.returned(held.delivery)
+        else:
+            waited = held.delivery.wait.total_seconds() + held.started_at - held.received_at
+            tally.attempted(held.delivery, outcome, duration, waited)
 
     def _notify(self, held: Held, event: Notice, value: object) -> None:
         job_type = self._handlers(held.delivery.message.job_type)
@@ -72,7 +85,3 @@ class Notices:
         task = asyncio.create_task(job_type.notify(event, held.context(), value))
         self._telling.add(task)
         task.add_done_callback(self._telling.discard)
-
-
-def _tells_all() -> bool:
-    return log.isEnabledFor(logging.DEBUG)

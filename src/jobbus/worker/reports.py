@@ -36,11 +36,11 @@ def tell(observers: Iterable[Callable[[AttemptReport], None]], report: AttemptRe
 
 
 def outcome_of(settlement: Settlement | None) -> tuple[str, Problem | None]:
+    if isinstance(settlement, Completion):  # most of them: a match costs more
+        return ("cancelled" if settlement.cancelled else "completed"), None
     match settlement:
         case None:
             return "lost", None
-        case Completion(cancelled=cancelled):
-            return ("cancelled" if cancelled else "completed"), None
         case DeadLetter(problem=problem):
             return "dead", problem
     words = {

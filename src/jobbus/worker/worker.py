@@ -30,6 +30,7 @@ from .heartbeat import Heartbeat
 from .held import Held, Holdings, Settlement
 from .isolation import ChildPool
 from .keys import guard_for, key_services
+from .monitor import Monitor
 from .notices import Notices
 from .reports import AttemptReport
 from .settle import Settler
@@ -65,7 +66,8 @@ class Worker:
 
     ``queues`` names the queues to serve, with weights where given; default: the settings' queues
     and every queue that a registered job type names. ``burst`` ends the worker when nothing is
-    left, or when for 15 s nothing came of what is delayed or held by others.
+    left, or when for 15 s nothing came of what is delayed or held by others. ``monitor`` is where
+    it shows how it gets on (:class:`~jobbus.worker.monitor.Monitor`); default: the settings'.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Worker:
         drain_timeout: timedelta | None = None,
         burst: bool = False,
         app: str | None = None,
+        monitor: str | None = None,
     ) -> None:
         self.bus = bus
         settings = bus.settings
@@ -97,6 +100,7 @@ class Worker:
         """The policy of idempotency keys, with its counts; None before it runs, and where off."""
         self._burst = burst
         self._app = app
+        self._monitor_address = settings.monitor.address if monitor is None else monitor
         self._holdings = Holdings()
         self._backlog = Backlog()
         self._pace = Pace()
@@ -132,6 +136,10 @@ class Worker:
         self.guard = await guard_for(self.bus, self.lease, self.key_observers)
         self._prepare()
         self._check_isolation()
+        with self.monitor:
+            await self._work()
+
+    async def _work(self) -> None:
         await self._announce()
         await self._heartbeat.start()
         self.phase = Phase.RUNNING
@@ -155,7 +163,7 @@ class Worker:
         queue = self.bus.queue
         store = queue if isinstance(queue, JobStore) else None
         self._store = store
-        self._notices = Notices(self.bus.handlers.get, self.observers)
+        self._notices = Notices(self.bus.handlers.get, self.observers, self.bus.tally)
         self._settler = Settler(
             queue,
             store,
@@ -176,6 +184,7 @@ class Worker:
         self._threads = ThreadPoolExecutor(
             self.concurrency + _SPARE_THREADS, thread_name_prefix="jobbus-handler"
         )
+        self.monitor = Monitor(self, self._holdings, self._backlog, address=self._monitor_address)
         self._attempts = Attempts(
             self.bus.handlers.get,
             bus=self.bus,
@@ -185,7 +194,7 @@ class Worker:
             deadlines=self._deadlines,
             guard=self.guard,
         )
-        self._fetcher = Fetcher(
+        self._fetcher = self.monitor.fetcher = Fetcher(
             queue,
             self.queues,
             self.lease,
@@ -215,7 +224,7 @@ class Worker:
         """What goes on beside the work."""
         settings = self.bus.settings
         progress = timedelta(seconds=settings.progress_update_interval_seconds)
-        services = [every(progress, self._settler.report_progress)]
+        services = [every(progress, self._settler.report_progress), *self.monitor.services()]
         if self.guard is not None:
             services += key_services(self.guard, settings, self._holdings.freed.set)
         if self._store is not None:
@@ -334,6 +343,7 @@ class Worker:
         held.interrupt()
 
     def _told_lost(self, delivery: Delivery) -> None:
+        self._notices.refused(delivery)
         log.warning(
             "job %s had been taken over: its outcome here was refused (attempt %d)",
             delivery.job_id,

@@ -1,0 +1,1 @@
+"""The files in deploy/, held against the tools that read them."""
