@@ -105,7 +105,7 @@ class SqlQueue(SqlLedger, ABC):
         if not messages:
             return []
         for message in messages:
-            _check(message, self.capabilities)
+            check_message(message, self.capabilities)
 
         def make() -> Program[list[str]]:
             return hot.enqueue(messages, self._scope)
@@ -123,7 +123,7 @@ class SqlQueue(SqlLedger, ABC):
     def enqueue_sync(self, messages: Sequence[Message], connection: Any) -> Sequence[str]:
         """:meth:`enqueue` in the transaction of a synchronous connection, in the calling thread."""
         for message in messages:
-            _check(message, self.capabilities)
+            check_message(message, self.capabilities)
         ids = callers.run_sync(
             lambda: hot.enqueue(messages, self._scope), connection, self._caller_sql()
         )
@@ -394,8 +394,8 @@ def _depth(queue: str) -> Program[QueueDepth]:
     )
 
 
-def _check(message: Message, capabilities: Capabilities) -> None:
-    """What would otherwise fail in the database with a worse word."""
+def check_message(message: Message, capabilities: Capabilities) -> None:
+    """What would otherwise fail in the store with a worse word."""
     for name in (message.job_id, message.parent_id, *(d.job_id for d in message.depends_on)):
         if name is not None and parse_id(name) != name:
             raise InvalidJob(f"{name!r} is not a UUID in its usual form; job ids are")
