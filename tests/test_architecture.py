@@ -33,7 +33,7 @@ LAYERS: Final = (
 APART: Final = {"", "backends", "testing"}
 """The package itself, a table of names; backends and testing, which have rules of their own."""
 SEAMS: Final = LAYERS[0] | LAYERS[1]
-SHARED_BY_BACKENDS: Final = {"jobbus.backends.sql"}
+SHARED_BY_BACKENDS: Final = {"jobbus.backends.sql", "jobbus.backends.redis_store"}
 NAMES_MODULES: Final = {
     "jobbus": "a fixed table of the public names",
     "jobbus.testing": "a fixed table of names",
@@ -47,7 +47,7 @@ FORBIDDEN_MODULES: Final = {
     "yaml",
 }  # fmt: skip
 FORBIDDEN_CALLS: Final = {"eval", "exec", "compile", "__import__"}
-HEAVY: Final = ("pydantic", "pydantic_settings", "sqlalchemy", "psycopg", "rich", "typer")
+HEAVY: Final = ("pydantic", "pydantic_settings", "sqlalchemy", "psycopg", "redis", "rich", "typer")
 
 
 @dataclass(frozen=True)

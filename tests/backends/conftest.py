@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 from jobbus.backends.postgres import PostgresQueue
 from tests.backends.postgres_tables import empty_tables
 from tests.services import PostgresServer, fresh_database
+
+collect_ignore = [] if os.environ.get("JOBBUS_TEST_EVERY_REDIS") else ["test_every_redis.py"]
 
 
 @pytest.fixture(scope="module")

@@ -1,17 +1,20 @@
-"""Where a machine plays: SQLite on virtual time, Postgres on its own."""
+"""Where a machine plays: SQLite on virtual time, Postgres and Redis on their own."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 from collections.abc import Callable, Coroutine
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import psycopg
+import redis
 
 from jobbus.backends.postgres import PostgresQueue
+from jobbus.backends.redis import RedisQueue
+from jobbus.backends.redis_store.options import RedisOptions
 from jobbus.backends.sqlite import SqliteQueue
 from jobbus.testing import VirtualClock
 from jobbus.testing.wrapping import LedgerQueue
@@ -104,6 +107,39 @@ class PostgresStage:
         assert row is not None
         moment: datetime = row[0]
         return moment
+
+    def pass_time(self, delta: timedelta) -> None:
+        self.run(asyncio.sleep(delta.total_seconds()))
+
+
+class RedisStage:
+    """A prefix for every example; a second connection tells the server's time."""
+
+    pace = REAL
+
+    def __init__(
+        self, url: str, prefix: str, runner: asyncio.Runner, bystander: redis.Redis
+    ) -> None:
+        self._url = url
+        self._prefixes = (f"{prefix}.{number}" for number in itertools.count())
+        self._runner = runner
+        self._bystander = bystander
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._runner.run(work)
+
+    def fresh(self) -> LedgerQueue:
+        queue = RedisQueue(options=RedisOptions(url=self._url, prefix=next(self._prefixes)))
+        self.run(queue.open())
+        return queue
+
+    def leave(self, queue: LedgerQueue) -> None:
+        self.run(queue.close())
+
+    def now(self) -> datetime:
+        answer: Any = self._bystander.time()
+        seconds, microseconds = answer
+        return datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=microseconds)
 
     def pass_time(self, delta: timedelta) -> None:
         self.run(asyncio.sleep(delta.total_seconds()))

@@ -20,7 +20,9 @@ from jobbus.testing import saboteurs
 from jobbus.testing.wrapping import LedgerQueue
 from tests.backends.machine import JobMachine
 from tests.backends.machine_base import Stage
-from tests.backends.stages import PostgresStage, SqliteStage
+from tests.backends.stages import PostgresStage, RedisStage, SqliteStage
+from tests.services import RedisServer
+from tests.services.redis import client
 
 
 @pytest.fixture
@@ -77,6 +79,16 @@ def test_postgres_does_nothing_that_the_model_forbids(
 ) -> None:
     stage = PostgresStage(migrated_database, runner, bystander)
     play(stage, searching(examples=15, steps=30))
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.slow
+def test_redis_does_nothing_that_the_model_forbids(
+    owned_redis: RedisServer, runner: asyncio.Runner
+) -> None:
+    with client(owned_redis.url) as bystander:
+        stage = RedisStage(owned_redis.url, "jobbus-test-machine", runner, bystander)
+        play(stage, searching(examples=4, steps=30))
 
 
 @pytest.mark.parametrize(

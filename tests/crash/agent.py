@@ -27,6 +27,7 @@ from jobbus.backends.sql.maintenance import Due
 from jobbus.backends.sql.program import Program
 from jobbus.backends.sqlite import SqliteQueue
 from jobbus.message import Abandonment, Completion, DeadLetter, Delivery, LeaseState, Message
+from tests.crash.agent_redis import WatchedRedis
 from tests.crash.history import History
 
 T = TypeVar("T")
@@ -266,8 +267,10 @@ class WatchedPostgres(Watched, PostgresQueue):
         self.agent.reach("commit:after")
 
 
-def watched_queue(address: str, agent: Agent) -> WatchedSqlite | WatchedPostgres:
-    """The queue at an address: a Postgres URL, else the path of a SQLite file."""
+def watched_queue(address: str, agent: Agent) -> WatchedSqlite | WatchedPostgres | WatchedRedis:
+    """The queue at an address: a Postgres or Redis URL, else the path of a SQLite file."""
+    if address.startswith("redis://"):
+        return WatchedRedis(address, agent)
     if address.startswith("postgresql://"):
         return WatchedPostgres(address, agent)
     return WatchedSqlite(address, agent)

@@ -11,8 +11,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.crash.agent import watched_queue
+from tests.crash.agent import WatchedPostgres, WatchedSqlite, watched_queue
 from tests.crash.place import EFFECTS, Place
+from tests.services import RedisServer, own_prefix
 
 
 def opened(address: str, folder: Path) -> Place:
@@ -22,7 +23,7 @@ def opened(address: str, folder: Path) -> Place:
     if place.on_sqlite:
         with closing(sqlite3.connect(address)) as connection, connection:
             connection.execute(EFFECTS)
-    else:
+    elif address.startswith("postgresql://"):
         with psycopg.connect(address) as session:
             session.execute(EFFECTS)
     return place
@@ -30,10 +31,10 @@ def opened(address: str, folder: Path) -> Place:
 
 async def _migrate(place: Place) -> None:
     queue = watched_queue(place.address, place.agent)
-    if place.on_sqlite:
+    if isinstance(queue, WatchedSqlite):
         await queue.open()
         await queue.close()
-    else:
+    elif isinstance(queue, WatchedPostgres):
         await queue.migrate()
 
 
@@ -60,6 +61,13 @@ def postgres_place(postgres_url: str, tmp_path: Path) -> Iterator[Place]:
 def crashing_place(owned_postgres_url: str, tmp_path: Path) -> Iterator[Place]:
     """On a Postgres that the test may crash."""
     yield from _kept(owned_postgres_url, tmp_path)
+
+
+@pytest.fixture
+def redis_place(owned_redis: RedisServer, tmp_path: Path) -> Iterator[Place]:
+    """On a Redis that writes every change to disk before it answers, and that a test may kill."""
+    with own_prefix(owned_redis) as prefix:
+        yield from _kept(f"{owned_redis.url}#{prefix}", tmp_path)
 
 
 def _kept(address: str, folder: Path) -> Iterator[Place]:

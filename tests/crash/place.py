@@ -123,7 +123,7 @@ class Place:
 
     @property
     def on_sqlite(self) -> bool:
-        return not self.address.startswith("postgresql://")
+        return "://" not in self.address
 
     def close(self) -> None:
         for process in self._processes:

@@ -11,12 +11,15 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
+from tests.services import RedisServer, own_prefix
+
 PATIENCE = 120
+EMPTY: Mapping[str, str] = {}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +56,7 @@ def environment() -> dict[str, str]:
 
 
 def run_demo(
-    library: Path, output: Path, extra: Sequence[str] = ()
+    library: Path, output: Path, extra: Sequence[str] = (), variables: Mapping[str, str] = EMPTY
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command(library, output, extra),
@@ -61,7 +64,7 @@ def run_demo(
         text=True,
         timeout=PATIENCE,
         check=False,
-        env=environment(),
+        env={**environment(), **variables},
         stdin=subprocess.DEVNULL,
     )
 
@@ -112,6 +115,16 @@ def test_the_report_is_the_same_on_postgres(
     library: Path, undisturbed: Path, tmp_path: Path, postgres_url: str
 ) -> None:
     done = run_demo(library, tmp_path / "output", ["--backend", postgres_url])
+    assert done.returncode == 0, done.stderr
+    assert_same_report(tmp_path / "output", undisturbed)
+
+
+def test_the_report_is_the_same_on_redis(
+    library: Path, undisturbed: Path, tmp_path: Path, owned_redis: RedisServer
+) -> None:
+    with own_prefix(owned_redis) as prefix:
+        variables = {"BACKGROUND_JOBS__REDIS__PREFIX": prefix}
+        done = run_demo(library, tmp_path / "output", ["--backend", owned_redis.url], variables)
     assert done.returncode == 0, done.stderr
     assert_same_report(tmp_path / "output", undisturbed)
 

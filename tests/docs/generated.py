@@ -28,7 +28,6 @@ from jobbus.tracked import TrackedQueue
 from tests.docs.pages import ROOT, as_table, pages
 
 _PART: Final = re.compile(r"(<!-- generated: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
-_ORDER: Final = ("memory", "sqlite", "postgres")
 _MEANINGS: Final[Mapping[str, str]] = {
     "durable": "accepted jobs survive the death of every process",
     "ledger": "remembers state, progress, results, history",
@@ -56,7 +55,7 @@ def declared() -> dict[str, Capabilities]:
         address = {"postgres.url": "postgresql:///"} if name == "postgres" else {}
         settings = load_settings({"provider": name, **address}, environ={}, directory=Path("/"))
         found[name] = create_queue(settings).capabilities
-    ordered = {name: found[name] for name in sorted(found, key=_ORDER.index)}
+    ordered = {name: found[name] for name in sorted(found, key=setting_names.PROVIDERS.index)}
     return {**ordered, "any broker with a ledger": _with_ledger()}
 
 
@@ -70,13 +69,13 @@ def capabilities() -> str:
     by_name = declared()
     rows = [
         [f"`{each.name}`", _MEANINGS[each.name]]
-        + [_said(getattr(one, each.name)) for one in by_name.values()]
+        + [_said(each.name, getattr(one, each.name)) for one in by_name.values()]
         for each in fields(Capabilities)
     ]
     return as_table(["", "", *by_name], rows)
 
 
-def _said(value: Any) -> str:
+def _said(name: str, value: Any) -> str:
     match value:
         case bool():
             return "yes" if value else "no"
@@ -84,7 +83,7 @@ def _said(value: Any) -> str:
             return "unlimited"
         case timedelta():
             return f"{value.total_seconds():g} s"
-    return f"{value // 1024:,} KiB"
+    return f"{value // 1024:,} KiB" if name == "max_payload" else f"{value:,}"
 
 
 def state_machine() -> str:

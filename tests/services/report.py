@@ -9,7 +9,10 @@ from typing import Final, Protocol, TypeVar
 
 import pytest
 
-SERVICES: Final = ("postgres", "postgres-18", "postgres-own", "pgbouncer", "prometheus")
+SERVICES: Final = (
+    "postgres", "postgres-18", "postgres-own", "pgbouncer", "prometheus",
+    "redis", "redis-8", "redis-own", "redis-cluster", "redis-tls",
+)  # fmt: skip
 
 
 class ServiceMissing(Exception):

@@ -26,7 +26,8 @@ def bench(
 ) -> None:
     """Measure enqueueing, draining and pick-up times with empty jobs, in one process.
 
-    On SQLite in a temporary file beside the real one, on Postgres in a temporary schema.
+    On SQLite in a temporary file beside the real one, on Postgres in a temporary schema, on Redis
+    under a temporary prefix.
     """
     settings = cli.settings()
     size = Size(jobs, samples, concurrency)

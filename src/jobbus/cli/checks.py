@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from jobbus.cli.backend_checks import check_postgres, check_sqlite
 from jobbus.cli.connecting import load_application, usual_application
 from jobbus.cli.findings import Finding, Level, doubtful, failed, fine
+from jobbus.cli.redis_checks import check_redis
 from jobbus.cli.schema import schema_of
 from jobbus.cli.text import counted
 from jobbus.errors import BackendError, ConfigurationError, JobbusError, SchemaMismatch, Unsupported
@@ -120,6 +121,9 @@ async def _database(
                 yield finding
         elif settings.provider == "postgres":
             for finding in await check_postgres(settings, queue):
+                yield finding
+        elif settings.provider == "redis":
+            for finding in await check_redis(settings):
                 yield finding
     except SchemaMismatch as error:
         yield failed("schema", str(error), "`jobbus migrate status`")

@@ -56,11 +56,15 @@ async def temporary_bus(settings: Settings) -> AsyncIterator[JobBus]:
 
     with _temporary_settings(settings) as chosen:
         bus = JobBus(chosen)
+        queue: Any = bus.queue
         if settings.provider == "postgres":
-            queue: Any = bus.queue
             await queue.migrate()
         async with bus:
-            yield bus
+            try:
+                yield bus
+            finally:
+                if settings.provider == "redis":
+                    await queue.drop()
 
 
 @contextmanager
@@ -79,6 +83,11 @@ def _temporary_settings(settings: Settings) -> Iterator[Settings]:
             with _temporary_schema(settings) as schema:
                 chosen = replace(settings.postgres, schema=schema)
                 yield settings.model_copy(update={"postgres": chosen})
+        case "redis":
+            prefix = f"jobbus-bench-{secrets.token_hex(4)}"
+            options = {**settings.provider_options("redis"), "prefix": prefix}
+            others = {**settings.backend_options, "redis": options}
+            yield settings.model_copy(update={"backend_options": others})
         case _:
             yield settings
 

@@ -40,7 +40,8 @@ def read_backend(text: str) -> dict[str, str]:
     Raises ValueError, without repeating any password, for what is neither.
     """
     scheme, mark, rest = text.strip().partition("://")
-    provider = SCHEMES.get(scheme.casefold()) or scheme.partition("+")[0]
+    protocol = scheme.partition("+")[0]
+    provider = SCHEMES.get(protocol.casefold()) or protocol
     if not mark:
         if re.fullmatch(r"[\w .-]+", scheme) is None:
             raise ValueError("must be a provider's name or an address such as sqlite:///jobs.db")

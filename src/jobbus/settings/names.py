@@ -25,7 +25,17 @@ OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
         "max_number_of_messages",
         "use_fifo_queue",
     ),
-    "redis": ("url",),
+    "redis": (
+        "url",
+        "host",
+        "port",
+        "password",
+        "db",
+        "prefix",
+        "allow_volatile",
+        "max_connections",
+        "timeout_seconds",
+    ),
     "rabbitmq": ("url",),
     "azure_service_bus": ("connection_string",),
 }

@@ -32,6 +32,13 @@ SECTIONS: Final = frozenset({"backgroundjobs", "jobbus"})
 TYPO: Final = 0.85
 """So alike must an unknown ``JOBBUS_X`` be to a setting to be taken for a mistake."""
 EXPLICIT: Final = "explicit"
+USUAL_REDIS: Final[Mapping[str, str]] = {
+    "REDIS_HOST": "redis.host",
+    "REDIS_PORT": "redis.port",
+    "REDIS_PASSWORD": "redis.password",
+    "REDIS_DB": "redis.db",
+}
+"""Variables that programs with a Redis usually have, which say where it is if nothing else does."""
 
 PROFILES: Final[Mapping[str, Mapping[str, Any]]] = {
     "desktop": {"max_concurrent_jobs": 2, "pause_on_battery": True},
@@ -299,6 +306,29 @@ class ProviderSource(GivenSource):
         return {}
 
 
+class UsualRedisSource(GivenSource):
+    """``REDIS_URL``, or ``REDIS_HOST`` and its like, where the provider is Redis without address.
+
+    They never choose the provider: many programs have a Redis for something else.
+    """
+
+    def __init__(self, settings_cls: type[BaseSettings], environ: Mapping[str, str]) -> None:
+        super().__init__(settings_cls, {})
+        self._environ = environ
+
+    def given(self) -> Mapping[str, Given]:
+        state = self.current_state
+        redis = state.get("backend_options", {}).get("redis", {})
+        if known_provider(str(state.get("provider"))) != "redis" or {"url", "host"} & set(redis):
+            return {}
+        usual = {"REDIS_URL": "redis.url"} if self._environ.get("REDIS_URL") else USUAL_REDIS
+        return {
+            key: Given(self._environ[name], f"environment {name}", name)
+            for name, key in usual.items()
+            if self._environ.get(name, "").strip() and key.partition(".")[2] not in redis
+        }
+
+
 def source_chain(
     settings_cls: type[BaseSettings],
     explicit: Mapping[str, Any],
@@ -322,4 +352,5 @@ def source_chain(
         *(GivenSource(settings_cls, given) for given in layers),
         ProfileSource(settings_cls, {}),
         ProviderSource(settings_cls, {}),
+        UsualRedisSource(settings_cls, environ),
     )

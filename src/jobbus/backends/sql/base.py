@@ -103,7 +103,7 @@ class SqlQueue(SqlOutbox, ABC):
         if not messages:
             return []
         for message in messages:
-            _check(message, self.capabilities)
+            check_message(message, self.capabilities)
 
         def make() -> Program[list[str]]:
             return hot.enqueue(messages, self._scope)
@@ -121,7 +121,7 @@ class SqlQueue(SqlOutbox, ABC):
     def enqueue_sync(self, messages: Sequence[Message], connection: Any) -> Sequence[str]:
         """:meth:`enqueue` in the transaction of a synchronous connection, in the calling thread."""
         for message in messages:
-            _check(message, self.capabilities)
+            check_message(message, self.capabilities)
         ids = callers.run_sync(
             lambda: hot.enqueue(messages, self._scope), connection, self._caller_sql()
         )
@@ -403,8 +403,8 @@ def _age(milliseconds: float | None) -> timedelta | None:
     return None if milliseconds is None else timedelta(milliseconds=max(milliseconds, 0))
 
 
-def _check(message: Message, capabilities: Capabilities) -> None:
-    """What would otherwise fail in the database with a worse word."""
+def check_message(message: Message, capabilities: Capabilities) -> None:
+    """What would otherwise fail in the store with a worse word."""
     _check_id(message.job_id)
     if message.parent_id is not None:
         _check_id(message.parent_id)

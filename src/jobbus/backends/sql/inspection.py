@@ -51,7 +51,12 @@ def history(job_id: str, scope: Scope) -> Program[list[JobEvent]]:
     if not rows:
         return []
     told = yield Call("history", {"id": job_id})
-    return _Story(job_from(rows[0], scope.dialect), JobState(rows[0][-1]), scope).tell(told)
+    return story(job_from(rows[0], scope.dialect), JobState(rows[0][-1]), told, scope)
+
+
+def story(job: Job, initial: JobState, told: Sequence[Row], scope: Scope) -> list[JobEvent]:
+    """A job's events: those told by the history, and between them those that its record tells."""
+    return _Story(job, initial, scope).tell(told)
 
 
 def progress(job_id: str, scope: Scope) -> Program[list[Progress]]:
