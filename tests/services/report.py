@@ -9,7 +9,14 @@ from typing import Final, Protocol, TypeVar
 
 import pytest
 
-SERVICES: Final = ("postgres", "postgres-18", "postgres-own", "pgbouncer")
+SERVICES: Final = (
+    "postgres",
+    "postgres-18",
+    "postgres-own",
+    "pgbouncer",
+    "rabbitmq",
+    "rabbitmq-own",
+)
 
 
 class ServiceMissing(Exception):

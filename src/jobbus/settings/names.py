@@ -26,7 +26,13 @@ OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
         "use_fifo_queue",
     ),
     "redis": ("url",),
-    "rabbitmq": ("url",),
+    "rabbitmq": (
+        "url",
+        "queue_prefix",
+        "create_topology",
+        "heartbeat_seconds",
+        "consumer_timeout_minutes",
+    ),
     "azure_service_bus": ("connection_string",),
 }
 """Options whose words are known, so that ``QUEUEURL`` can be shown as ``queue_url``."""
