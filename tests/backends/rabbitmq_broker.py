@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from uuid import uuid4
 
 import aiormq
@@ -24,14 +23,9 @@ async def channel_to(url: str) -> AsyncIterator[Channel]:
         yield channel
 
 
-@contextmanager
-def own_prefix(url: str) -> Iterator[str]:
-    """A prefix that nobody else has; what is under it is deleted at the end."""
-    prefix = f"jbt{uuid4().hex[:10]}"
-    try:
-        yield prefix
-    finally:
-        asyncio.run(_delete_all(url, prefix))
+def new_prefix() -> str:
+    """A prefix that nobody else has. :func:`delete_all` at the end."""
+    return f"jbt{uuid4().hex[:10]}"
 
 
 async def empty(url: str, prefix: str) -> None:
@@ -45,7 +39,8 @@ async def empty(url: str, prefix: str) -> None:
                 await channel.queue_purge(topology.level(number))
 
 
-async def _delete_all(url: str, prefix: str) -> None:
+async def delete_all(url: str, prefix: str) -> None:
+    """Leave nothing under the prefix."""
     topology = Topology(prefix)
     async with channel_to(url) as channel:
         await _delete_queues(channel, topology, QUEUES)

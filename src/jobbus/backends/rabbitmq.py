@@ -137,6 +137,10 @@ class RabbitMqQueue:
         """
         return await self._broker.create(self._queues)
 
+    async def missing(self) -> list[str]:
+        """What :meth:`create` would make, by the broker's names; on a queue that is open or not."""
+        return await self._broker.missing(self._queues)
+
     async def enqueue(
         self, messages: Sequence[Message], *, connection: Any | None = None
     ) -> Sequence[str]:

@@ -24,6 +24,7 @@ from .attempt import Attempts, Deadlines, conclude, release
 from .backlog import Backlog
 from .ending import end
 from .fetch import Fetcher, Pace, default_queues, queue_weights
+from .fitting import check_job_types
 from .heartbeat import Heartbeat
 from .held import Held, Holdings
 from .host import WorkerHost
@@ -119,6 +120,7 @@ class Worker:
         await self.bus.open()
         self._prepare()
         self._check_isolation()
+        check_job_types(self.bus.handlers, self.bus.queue, self.bus.settings.job_timeout)
         await self._announce()
         await self._heartbeat.start()
         self.phase = Phase.RUNNING

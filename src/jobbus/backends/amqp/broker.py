@@ -7,6 +7,7 @@ call; who consumed on it has lost what was held, and starts anew.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
@@ -17,7 +18,7 @@ from aiormq.channel import Channel
 from jobbus.errors import BackendError, BackendUnavailable, ConfigurationError
 
 from .consuming import Consumer
-from .link import CALL_SECONDS, CREATE, Link, Missing, address, readable
+from .link import CALL_SECONDS, Link, Missing, address, readable
 from .options import Options
 from .publishing import Letter, Publisher
 from .topology import Topology
@@ -71,18 +72,25 @@ class Broker:
 
     async def create(self, queues: Collection[str]) -> list[str]:
         """Declare everything; return the names of the queues. Works on what is not open."""
-        link = self._new_link("create")
-        await link.open()
-        try:
-            async with self._channel(link) as channel:
-                with link.translated("declaring the waits"):
-                    await self.topology.declare_delays(channel)
-                for name in queues:
-                    with link.translated(f"declaring {self.topology.queue(name)}"):
-                        await self.topology.declare_queue(channel, name)
-        finally:
-            await link.close()
+        async with self._visit() as link, self._channel(link) as channel:
+            with link.translated("declaring the waits"):
+                await self.topology.declare_delays(channel)
+            for name in queues:
+                with link.translated(f"declaring {self.topology.queue(name)}"):
+                    await self.topology.declare_queue(channel, name)
         return [self.topology.queue(name) for name in queues]
+
+    async def missing(self, queues: Collection[str]) -> list[str]:
+        """Names of what :meth:`create` would make. Works on what is not open."""
+        found = []
+        async with self._visit() as link:
+            for queue in [self.topology.first_wait, *map(self.topology.queue, queues)]:
+                with contextlib.suppress(Missing), link.translated(f"looking for {queue}"):
+                    async with self._channel(link) as channel:
+                        await self.topology.look_for(channel, queue)
+                    continue
+                found.append(queue)
+        return found
 
     async def send(
         self, letters: Sequence[Letter], queues: Collection[str]
@@ -174,6 +182,16 @@ class Broker:
         return link
 
     @asynccontextmanager
+    async def _visit(self) -> AsyncIterator[Link]:
+        """A connection for a moment."""
+        link = self._new_link("visit")
+        await link.open()
+        try:
+            yield link
+        finally:
+            await link.close()
+
+    @asynccontextmanager
     async def _channel(self, link: Link) -> AsyncIterator[Channel]:
         channel = await link.channel(confirms=False)
         try:
@@ -185,17 +203,16 @@ class Broker:
     # what must exist
 
     async def _ensure_delays(self, link: Link) -> None:
-        top = self.topology
         try:
-            with link.translated("looking for the waits"):
+            with link.translated(f"looking for {self.topology.first_wait}"):
                 async with self._channel(link) as channel:
-                    await top.look_for_delays(channel)
+                    await self.topology.look_for(channel, self.topology.first_wait)
         except Missing:
             if not self._creates:
-                raise Missing(f"RabbitMQ has no {top.level(0)} for delays: {CREATE}") from None
+                raise
             with link.translated("declaring the waits"):
                 async with self._channel(link) as channel:
-                    await top.declare_delays(channel)
+                    await self.topology.declare_delays(channel)
 
     async def _ensure(self, name: str) -> None:
         """Make the queue, or find it there. Once for each, until one is found missing."""
@@ -208,5 +225,5 @@ class Broker:
                 if self._creates:
                     await self.topology.declare_queue(channel, name)
                 else:
-                    await self.topology.look_for_queue(channel, name)
+                    await self.topology.look_for(channel, queue)
         self._known.add(name)

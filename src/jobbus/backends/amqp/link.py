@@ -22,8 +22,8 @@ T = TypeVar("T")
 CONNECT_SECONDS: Final = 10
 CALL_SECONDS: Final = 10
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
-_NOT_ALLOWED: Final = 530
-"""AMQP's reply code for a virtual host that is missing, or closed to this user."""
+_OPEN_OK: Final = "Connection.OpenOk"
+"""What the client library misses, in its own words, where the virtual host is refused."""
 CREATE: Final = "`jobbus doctor --create` makes what is missing"
 
 
@@ -50,7 +50,7 @@ def address(text: str) -> URL:
 
 def readable(url: URL) -> str:
     """Host, port and virtual host, for people; without user and password."""
-    return f"{url.scheme}://{url.host}:{url.port}{url.path.rstrip('/')}"
+    return f"{url.scheme}://{url.host}:{url.port}{url.raw_path.rstrip('/')}"
 
 
 def warnings_about(url: URL) -> list[str]:
@@ -99,13 +99,12 @@ class Link:
             raise ConfigurationError(
                 f"RabbitMQ at {self._place} refuses user and password: check rabbitmq.url"
             ) from error
-        except exceptions.ConnectionClosed as error:
-            if _NOT_ALLOWED not in error.args and not isinstance(
-                error, exceptions.ConnectionNotAllowed
-            ):
+        except exceptions.InvalidFrameError as error:
+            if _OPEN_OK not in str(error):
                 raise self._unreachable(error) from error
             raise ConfigurationError(
-                f"RabbitMQ at {self._place} refuses this virtual host: {error.args[-1]}"
+                f"RabbitMQ at {self._place} refuses this virtual host: it is missing or down, or "
+                "the user has no right to it"
             ) from error
         except (OSError, exceptions.AMQPError, EOFError) as error:
             raise self._unreachable(error) from error

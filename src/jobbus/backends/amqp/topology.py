@@ -66,6 +66,11 @@ class Topology:
         """A wait's queue, and the exchange before it, which alike goes by this name."""
         return f"{self.prefix}.delay.{number:02}"
 
+    @property
+    def first_wait(self) -> str:
+        """The last thing that is declared for delays: where it is, all is."""
+        return self.level(LEVELS - 1)
+
     def route(self, name: str, delay: timedelta) -> tuple[str, str]:
         """Exchange and routing key by which a message comes to its queue after ``delay``."""
         units = delay_units(delay)
@@ -74,12 +79,15 @@ class Topology:
         return self.level(units.bit_length() - 1), ".".join([*f"{units:0{LEVELS}b}", name])
 
     async def declare_delays(self, channel: Channel) -> None:
-        """From the last step to the first: where the first exists, all do."""
+        """From the last step to the first."""
         await self._exchange(channel, self.due)
         for number in range(LEVELS):
             name = self.level(number)
             following = self.level(number - 1) if number else self.due
             ttl = UNIT * 2**number
+            higher = "*." * (LEVELS - 1 - number)
+            await self._exchange(channel, name)
+            await channel.exchange_bind(following, name, f"{higher}0.#", timeout=CALL_SECONDS)
             await channel.queue_declare(
                 name,
                 durable=True,
@@ -90,10 +98,7 @@ class Topology:
                     "x-dead-letter-exchange": following,
                 },
             )
-            await self._exchange(channel, name)
-            higher = "*." * (LEVELS - 1 - number)
             await channel.queue_bind(name, name, f"{higher}1.#", timeout=CALL_SECONDS)
-            await channel.exchange_bind(following, name, f"{higher}0.#", timeout=CALL_SECONDS)
 
     async def declare_queue(self, channel: Channel, name: str) -> None:
         """The queue, its dead letters, and its place behind every delay."""
@@ -119,12 +124,9 @@ class Topology:
         )
         await channel.queue_bind(queue, self.due, "*." * LEVELS + name, timeout=CALL_SECONDS)
 
-    async def look_for_delays(self, channel: Channel) -> None:
-        await channel.exchange_declare(self.level(LEVELS - 1), passive=True, timeout=CALL_SECONDS)
-
-    async def look_for_queue(self, channel: Channel, name: str) -> None:
-        for each in (self.dead(name), self.queue(name)):
-            await channel.queue_declare(each, passive=True, timeout=CALL_SECONDS)
+    async def look_for(self, channel: Channel, queue: str) -> None:
+        """Raise ChannelNotFoundEntity where there is no such queue."""
+        await channel.queue_declare(queue, passive=True, timeout=CALL_SECONDS)
 
     async def _exchange(self, channel: Channel, name: str) -> None:
         await channel.exchange_declare(
