@@ -8,6 +8,7 @@ import re
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -34,8 +35,6 @@ LIBRARIES: Final = (Path("/usr/lib/rabbitmq/lib"),)
 REMEDY: Final = f"set {ADDRESS_VARIABLE}, or install the Debian package rabbitmq-server"
 _SETTINGS: Final[Mapping[str, str]] = {
     "loopback_users.guest": "false",
-    # Quicker than a minute, so that a test can wait for a consumer's timeout.
-    "channel_tick_interval": "1000",
     "log.console": "false",
 }
 
@@ -91,12 +90,7 @@ class RabbitMqNode:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        await_answer(
-            self._process,
-            lambda: _version_at(self.url) and None,
-            unless=ConnectionError,
-            log=self._log,
-        )
+        await_answer(self._process, self._ask, unless=OSError, log=self._log)
 
     def kill(self) -> None:
         """End every process of the node at once, as a power cut would."""
@@ -121,6 +115,11 @@ class RabbitMqNode:
 
     def log_tail(self) -> str:
         return tail(self._log)
+
+    def _ask(self) -> None:
+        # The client library writes to the log each time that it cannot connect.
+        socket.create_connection(("127.0.0.1", self._port), timeout=1).close()
+        _version_at(self.url)
 
     def _environment(self) -> dict[str, str]:
         folder = self._folder
