@@ -31,6 +31,17 @@ PEERS: Final = {
         "raw": ("raw_postgres", "default"),
         "pgqueuer": ("pgqueuer_peer", "best"),
     },
+    "rabbitmq": {
+        "jobbus": ("jobbus_peer", "default"),
+        "jobbus-best": ("jobbus_peer", "best"),
+        "raw": ("raw_rabbitmq", "default"),
+        "raw-multiple": ("raw_rabbitmq", "best"),
+        "raw-classic": ("raw_rabbitmq", "classic"),
+        "faststream": ("faststream_peer", "best"),
+        "celery": ("celery_peer", "best"),
+        "dramatiq": ("dramatiq_peer", "best"),
+        "taskiq": ("taskiq_peer", "best"),
+    },
     "sqlite": {
         "jobbus": ("jobbus_peer", "default"),
         "raw": ("raw_sqlite", "default"),
@@ -38,6 +49,7 @@ PEERS: Final = {
 }
 CASES: Final = ("enqueue", "bulk", "drain", "latency")
 SERVER: Final = "postgresql://postgres@127.0.0.1:5432/postgres"
+RABBITMQ: Final = "amqp://guest:guest@127.0.0.1:5672/"
 SECONDS: Final = 600
 
 
@@ -52,6 +64,8 @@ def main() -> int:
     for number in range(asked.rounds):
         for case in found:
             for name, (module, setting) in peers.items():
+                if case not in getattr(_peer(module), "CASES", CASES):
+                    continue
                 answer = _measure(asked, case, module, setting)
                 print(f"round {number + 1} {case:8} {name:12} {_short(answer)}", file=sys.stderr)
                 found[case].setdefault(name, []).append(answer)
@@ -79,11 +93,15 @@ def _known(backend: str, name: str) -> bool:
         raise SystemExit(f"no peer {name!r} on {backend}; there are {', '.join(PEERS[backend])}")
     module = PEERS[backend][name][0]
     try:
-        import_module(f"benchmarks.peers.{module}")
+        _peer(module)
     except ImportError as error:
         print(f"{name} is left out: {error}", file=sys.stderr)
         return False
     return True
+
+
+def _peer(module: str) -> Any:
+    return import_module(f"benchmarks.peers.{module}")
 
 
 def _measure(asked: argparse.Namespace, case: str, module: str, setting: str) -> dict[str, Any]:
@@ -106,7 +124,7 @@ def _measure(asked: argparse.Namespace, case: str, module: str, setting: str) ->
 
 def _run_here(wish: str) -> None:
     module, case, url, jobs, setting = json.loads(wish)
-    peer = import_module(f"benchmarks.peers.{module}")
+    peer = _peer(module)
     asyncio.run(peer.run(Case(case, url, jobs, setting)))
 
 
@@ -116,6 +134,10 @@ def _database(asked: argparse.Namespace) -> Iterator[str]:
     if asked.backend == "sqlite":
         with tempfile.TemporaryDirectory() as folder:
             yield f"sqlite:///{folder}/bench.db"
+        return
+    if asked.backend == "rabbitmq":
+        with _virtual_host() as url:
+            yield url
         return
     import psycopg
     from psycopg import sql
@@ -127,6 +149,19 @@ def _database(asked: argparse.Namespace) -> Iterator[str]:
             yield asked.server.rpartition("/")[0] + f"/{name}"
         finally:
             server.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@contextmanager
+def _virtual_host() -> Iterator[str]:
+    """One of this machine's own broker; whoever runs this may use rabbitmqctl."""
+    name = f"jobbus_bench_{uuid4().hex[:12]}"
+    subprocess.run(["rabbitmqctl", "-q", "add_vhost", name], check=True)
+    try:
+        rights = ["set_permissions", "-p", name, "guest", ".*", ".*", ".*"]
+        subprocess.run(["rabbitmqctl", "-q", *rights], check=True)
+        yield RABBITMQ + name
+    finally:
+        subprocess.run(["rabbitmqctl", "-q", "delete_vhost", name], check=True)
 
 
 def _short(answer: dict[str, Any]) -> str:

@@ -153,16 +153,9 @@ def envelope_of(arrived: DeliveredMessage, queue: str) -> Envelope:
         if len(text.encode()) > _LARGEST_HEADER:
             raise ValueError(f"it is larger than {_LARGEST_HEADER} bytes")
         found = _Reader(json.loads(text, parse_constant=_refuse))
-        envelope = _envelope(found, arrived.body, queue)
+        return _envelope(found, arrived.body, queue, _unsettled(headers))
     except (ValueError, RecursionError, OverflowError) as error:
         raise Undecodable(f"its header {HEADER!r} cannot be read: {error}") from error
-    unsettled = _unsettled(headers)
-    return replace(
-        envelope,
-        message=replace(envelope.message, prior_attempts=envelope.attempts + unsettled),
-        attempts=envelope.attempts + unsettled,
-        crashes=envelope.crashes + unsettled,
-    )
 
 
 def _refuse(constant: str) -> None:
@@ -171,11 +164,11 @@ def _refuse(constant: str) -> None:
 
 def _unsettled(headers: dict[str, Any]) -> int:
     # RabbitMQ 4.3 counts returns apart, as x-acquired-count.
-    counts = [headers.get(name) for name in ("x-delivery-count", "x-acquired-count")]
-    return max((count for count in counts if isinstance(count, int)), default=0)
+    told = (headers.get("x-delivery-count"), headers.get("x-acquired-count"))
+    return max([count for count in told if isinstance(count, int)], default=0)
 
 
-def _envelope(found: _Reader, payload: bytes, queue: str) -> Envelope:
+def _envelope(found: _Reader, payload: bytes, queue: str, unsettled: int) -> Envelope:
     version = found.count("version")
     if version != VERSION:
         raise ValueError(f"version {version} is none that this jobbus reads")
@@ -183,6 +176,7 @@ def _envelope(found: _Reader, payload: bytes, queue: str) -> Envelope:
     if job_id is None:
         raise ValueError("job_id is no UUID")
     timeout = found.get("timeout", (int, float), None)
+    attempts = found.count("attempts") + unsettled
     message = Message(
         job_id=job_id,
         job_type=found.text("job_type"),
@@ -195,12 +189,13 @@ def _envelope(found: _Reader, payload: bytes, queue: str) -> Envelope:
         parent_id=found.get("parent_id", str, None),
         tags=tuple(str(tag) for tag in found.get("tags", list, ())),
         metadata=found.get("metadata", dict, {}),
+        prior_attempts=attempts,
     )
     return Envelope(
         message=message,
-        attempts=found.count("attempts"),
+        attempts=attempts,
         failures=found.count("failures"),
-        crashes=found.count("crashes"),
+        crashes=found.count("crashes") + unsettled,
         enqueued_at=found.moment("enqueued_at"),
         available_at=found.moment("available_at"),
     )
