@@ -76,7 +76,7 @@ async def drain(case: Case) -> None:
         tag = message.delivery.delivery_tag  # type: ignore[union-attr]  # of a delivery
         assert tag is not None
         if case.setting != "best":
-            await channel.basic_ack(tag, wait=False)  # type: ignore[call-arg]  # its own class has it
+            await channel.basic_ack(tag, wait=False)
         elif done % WINDOW == 0:
             await channel.basic_ack(tag, multiple=True)
         if done >= case.jobs:
