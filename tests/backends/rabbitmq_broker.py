@@ -28,6 +28,18 @@ def new_prefix() -> str:
     return f"jbt{uuid4().hex[:10]}"
 
 
+async def delete_queue(url: str, name: str) -> None:
+    """Delete one queue, and return when the broker knows it no more."""
+    async with channel_to(url) as channel:
+        await channel.queue_delete(name)
+    while True:
+        async with channel_to(url) as channel:
+            try:
+                await channel.queue_declare(name, passive=True)
+            except aiormq.exceptions.ChannelNotFoundEntity:
+                return
+
+
 async def empty(url: str, prefix: str) -> None:
     """Leave no message under the prefix, nor any queue but those of the delays."""
     topology = Topology(prefix)

@@ -28,7 +28,7 @@ from jobbus.errors import (
 from jobbus.message import DEFAULT_QUEUE, NO_DELAY, Delivery, LeaseState
 from jobbus.testing import message, messages
 from jobbus.testing.make import back, dead, done
-from tests.backends.rabbitmq_broker import channel_to, delete_all, new_prefix
+from tests.backends.rabbitmq_broker import channel_to, delete_all, delete_queue, new_prefix
 from tests.services import RabbitMqServer
 
 PATIENCE = timedelta(seconds=20)
@@ -114,8 +114,7 @@ async def test_a_message_to_a_queue_that_is_gone_is_an_error_and_the_next_one_ma
 ) -> None:
     """RM-1."""
     await queue.enqueue([message()])
-    async with channel_to(rabbitmq_server.url) as channel:
-        await channel.queue_delete(Topology(prefix).queue(DEFAULT_QUEUE))
+    await delete_queue(rabbitmq_server.url, Topology(prefix).queue(DEFAULT_QUEUE))
     with pytest.raises(BackendError, match="jobbus doctor --create"):
         await queue.enqueue([message()])
     await queue.enqueue([message()])
@@ -127,8 +126,7 @@ async def test_a_consumer_whose_queue_is_deleted_says_so_and_comes_back(
 ) -> None:
     receiving = asyncio.create_task(receive(queue))
     await asyncio.sleep(SOON.total_seconds())
-    async with channel_to(rabbitmq_server.url) as channel:
-        await channel.queue_delete(Topology(prefix).queue(DEFAULT_QUEUE))
+    await delete_queue(rabbitmq_server.url, Topology(prefix).queue(DEFAULT_QUEUE))
     with pytest.raises(BackendUnavailable):
         await receiving
     with pytest.raises(BackendError):
@@ -243,8 +241,8 @@ async def test_a_length_limit_of_the_operators_is_told_as_a_full_queue(
 ) -> None:
     topology = Topology(prefix)
     await queue.enqueue([message()])
+    await delete_queue(rabbitmq_server.url, topology.queue(DEFAULT_QUEUE))
     async with channel_to(rabbitmq_server.url) as channel:
-        await channel.queue_delete(topology.queue(DEFAULT_QUEUE))
         await channel.queue_declare(
             topology.queue(DEFAULT_QUEUE),
             durable=True,

@@ -33,6 +33,7 @@ ADDRESS_VARIABLE: Final = "TEST_RABBITMQ_CONNECTION"
 STANDARD_ADDRESS: Final = "amqp://guest:guest@127.0.0.1:5672/"
 LIBRARIES: Final = (Path("/usr/lib/rabbitmq/lib"),)
 REMEDY: Final = f"set {ADDRESS_VARIABLE}, or install the Debian package rabbitmq-server"
+_ANSWER_SECONDS: Final = 15
 _SETTINGS: Final[Mapping[str, str]] = {
     "loopback_users.guest": "false",
     "log.console": "false",
@@ -221,12 +222,12 @@ def _on_standard_port() -> Iterator[RabbitMqServer]:
 
 def _version_at(address: str) -> str:
     """Such as ``3.10.8``. Raises ConnectionError where no broker lets us in."""
-    return asyncio.run(_ask(URL(address).update_query(timeout="5")))
+    return asyncio.run(_ask(URL(address).update_query(timeout=str(_ANSWER_SECONDS))))
 
 
 async def _ask(url: URL) -> str:
     try:
-        async with asyncio.timeout(5), aiormq.connect(url) as connection:
+        async with asyncio.timeout(_ANSWER_SECONDS), aiormq.connect(url) as connection:
             return str(connection.server_properties["version"])
     except (TimeoutError, OSError, EOFError, aiormq.AMQPError) as error:
         raise ConnectionError(str(error) or type(error).__name__) from error

@@ -102,8 +102,8 @@ class Broker:
         if self._publisher is None:
             self._publisher = Publisher(link)
         outcomes = await self._publisher.send(letters)
-        if any(isinstance(each, Missing) for each in outcomes):
-            self._known.clear()  # somebody deleted something: it is looked for, or made, again
+        if any(outcomes):
+            self._known.clear()  # somebody may have deleted it: it is looked for, or made, again
         return outcomes
 
     async def consumer(self, name: str) -> Consumer:
