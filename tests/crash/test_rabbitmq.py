@@ -118,6 +118,23 @@ async def test_a_killed_broker_loses_nothing_that_it_confirmed(
                 found |= await take_all_there_is(queue)
 
 
+async def test_a_broker_that_stands_still_is_unavailable_and_does_not_hold_up_the_end(
+    owned_rabbitmq: RabbitMqServer, queue: RabbitMqQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await queue.enqueue([message()])
+    assert await queue.receive(DEFAULT_QUEUE, limit=1, wait=MINUTE, lease=MINUTE)
+    monkeypatch.setattr(publishing, "CONFIRM_SECONDS", 1.0)
+    owned_rabbitmq.own().freeze()
+    try:
+        async with asyncio.timeout(30):
+            with pytest.raises(BackendUnavailable, match="did not confirm"):
+                # More than the sockets between us hold.
+                await queue.enqueue(messages(100, payload=b"x" * 200_000))
+            await queue.close()
+    finally:
+        owned_rabbitmq.own().thaw()
+
+
 async def take_all_there_is(queue: RabbitMqQueue) -> set[str]:
     came = await queue.receive(DEFAULT_QUEUE, limit=50, wait=SECOND, lease=MINUTE)
     assert not await queue.complete([done(each) for each in came])

@@ -99,6 +99,17 @@ class RabbitMqNode:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait(timeout=10)
 
+    def freeze(self) -> None:
+        """Stop every process of the node where it stands."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None and self._process.poll() is None:
+            os.killpg(self._process.pid, number)
+
     def control(self, *command: str) -> str:
         """Run ``rabbitmqctl``; return what it says. Raises ServiceBroken when it fails."""
         done = subprocess.run(

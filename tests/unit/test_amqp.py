@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -182,3 +184,10 @@ def test_how_long_a_job_may_be_held_depends_on_the_server() -> None:
     assert longest_job((3, 11, 28), half_an_hour) == timedelta(minutes=25)
     assert longest_job((3, 12, 0), half_an_hour) > timedelta(hours=23)
     assert longest_job((), half_an_hour) == timedelta(minutes=25)
+
+
+def test_without_its_client_library_the_backend_names_the_command_that_helps() -> None:
+    code = "import sys; sys.modules['aiormq'] = None; import jobbus.backends.rabbitmq"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert 'needs aiormq: pip install "jobbus[rabbitmq]"' in done.stderr

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from jobbus.settings import Settings
 
 _HOUSEKEEPING_SECONDS: Final = 1
+_CLOSE_SECONDS: Final = 5
 
 
 class RabbitMqQueue:
@@ -123,8 +124,10 @@ class RabbitMqQueue:
             self._housekeeping.cancel()
             await asyncio.gather(self._housekeeping, return_exceptions=True)
             self._housekeeping = None
-            for consumer in list(self._broker.consumers.values()):
-                await self._hand_back(consumer)
+            with contextlib.suppress(TimeoutError):  # then the connection's end returns the rest
+                async with asyncio.timeout(_CLOSE_SECONDS):
+                    for consumer in list(self._broker.consumers.values()):
+                        await self._hand_back(consumer)
         await self._broker.close()
 
     def separate(self) -> RabbitMqQueue:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 import time
 from collections.abc import Coroutine, Iterator
@@ -14,6 +13,7 @@ from typing import Any, Final, TypeVar, cast
 import aiormq
 from aiormq import exceptions
 from aiormq.channel import Channel
+from aiormq.connection import TCPTransportFactory, TLSTransportFactory, TransportFactory
 from yarl import URL
 
 from jobbus.errors import BackendError, BackendUnavailable, ConfigurationError
@@ -21,6 +21,7 @@ from jobbus.errors import BackendError, BackendUnavailable, ConfigurationError
 T = TypeVar("T")
 CONNECT_SECONDS: Final = 10
 CALL_SECONDS: Final = 10
+_CLOSE_SECONDS: Final = 3
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 _OPEN_OK: Final = "Connection.OpenOk"
 """What the client library misses, in its own words, where the virtual host is refused."""
@@ -81,6 +82,7 @@ class Link:
         self._url = url.update_query(heartbeat=str(seconds), name=name)
         self._patience = heartbeat.total_seconds()
         self._connection: Any = None
+        self._socket = _Socket()
         self._broken = False
         self._beat = time.monotonic()
         self._watching: asyncio.Task[None] | None = None
@@ -91,7 +93,7 @@ class Link:
 
     async def open(self) -> None:
         """Connect. Raises ConfigurationError for what the broker refuses, BackendUnavailable."""
-        connection = aiormq.Connection(self._url)
+        connection = aiormq.Connection(self._url, transport_factory=self._socket)
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await connection.connect()
@@ -168,11 +170,15 @@ class Link:
         if self._watching is not None and self._watching is not asyncio.current_task():
             self._watching.cancel()
         if self._connection is not None:
-            reason = exceptions.ConnectionClosed(0, "closed here")
-            with contextlib.suppress(TimeoutError, exceptions.AMQPError, OSError):
-                # It is let go of in any case; what it says on the way out concerns nobody.
-                async with asyncio.timeout(CALL_SECONDS):
-                    await self._connection.close(reason)
+            # Not a timeout around the call: a cancelled close waits as long as the library does.
+            limit = asyncio.get_running_loop().call_later(_CLOSE_SECONDS, self._socket.abort)
+            try:
+                await self._connection.close(exceptions.ConnectionClosed(0, "closed here"))
+            except (exceptions.AMQPError, OSError):
+                return  # it is let go of in any case; what it says on the way out concerns nobody
+            finally:
+                limit.cancel()
+                self._socket.abort()
 
     def _note_end(self, _: Any) -> None:
         self._broken = True
@@ -183,6 +189,27 @@ class Link:
             if not self.alive:
                 await self.close()
             self._beat = time.monotonic()
+
+
+class _Socket(TransportFactory):
+    """Makes the connection's socket, and can drop it.
+
+    The library waits without end for a broker that stands still to read the last of what it sent.
+    """
+
+    def __init__(self) -> None:
+        self._writer: asyncio.StreamWriter | None = None
+
+    async def create(
+        self, url: URL, **options: Any
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        maker = TLSTransportFactory() if url.scheme == "amqps" else TCPTransportFactory()
+        reader, self._writer = await maker.create(url, **options)
+        return reader, self._writer
+
+    def abort(self) -> None:
+        if self._writer is not None:
+            self._writer.transport.abort()
 
 
 def _cancelled_or(error: BackendError) -> BaseException:
