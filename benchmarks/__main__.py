@@ -35,6 +35,17 @@ PEERS: Final = {
         "chancy": ("chancy_peer", "best"),
         "procrastinate": ("procrastinate_peer", "best"),
     },
+    "rabbitmq": {
+        "jobbus": ("jobbus_peer", "default"),
+        "jobbus-best": ("jobbus_peer", "best"),
+        "raw": ("raw_rabbitmq", "default"),
+        "raw-multiple": ("raw_rabbitmq", "best"),
+        "raw-classic": ("raw_rabbitmq", "classic"),
+        "faststream": ("faststream_peer", "best"),
+        "celery": ("celery_peer", "best"),
+        "dramatiq": ("dramatiq_peer", "best"),
+        "taskiq": ("taskiq_peer", "best"),
+    },
     "sqlite": {
         "jobbus": ("jobbus_peer", "default"),
         "jobbus-telemetry": ("telemetry_peer", "on"),
@@ -52,6 +63,7 @@ SHARES: Final = {"enqueue": 20, "together": 4, "rest": 1000}
 PICK_UPS: Final = 200
 MEASURES: Final = {"latency": "p50", "across": "p50", "rest": "rss_mb"}
 SERVER: Final = "postgresql://postgres@127.0.0.1:5432/postgres"
+RABBITMQ: Final = "amqp://guest:guest@127.0.0.1:5672/"
 SECONDS: Final = 600
 
 
@@ -95,18 +107,24 @@ def _known(backend: str, name: str) -> bool:
         raise SystemExit(f"no peer {name!r} on {backend}; there are {', '.join(PEERS[backend])}")
     module = PEERS[backend][name][0]
     try:
-        import_module(f"benchmarks.peers.{module}")
+        _peer(module)
     except ImportError as error:
         print(f"{name} is left out: {error}", file=sys.stderr)
         return False
     return True
 
 
+def _peer(module: str) -> Any:
+    """A module with a function for each case, or with ``run`` for all and the list ``CASES``."""
+    return import_module(f"benchmarks.peers.{module}")
+
+
 def _measure(
     asked: argparse.Namespace, case: str, name: str, module: str, setting: str
 ) -> dict[str, Any] | None:
     """What the peer answers in a process of its own; None where it has no such case."""
-    if not hasattr(import_module(f"benchmarks.peers.{module}"), case):
+    peer = _peer(module)
+    if case not in getattr(peer, "CASES", vars(peer)):
         return None
     jobs = PICK_UPS if MEASURES.get(case) == "p50" else asked.jobs // SHARES.get(case, 1)
     if case not in SHARES and MEASURES.get(case) is None:
@@ -129,8 +147,9 @@ def _measure(
 
 def _run_here(wish: str) -> None:
     module, case, url, jobs, setting = json.loads(wish)
-    peer = import_module(f"benchmarks.peers.{module}")
-    asyncio.run(getattr(peer, case)(Case(case, url, jobs, setting)))
+    peer = _peer(module)
+    measure = peer.run if hasattr(peer, "run") else getattr(peer, case)
+    asyncio.run(measure(Case(case, url, jobs, setting)))
 
 
 @contextmanager
@@ -139,6 +158,10 @@ def _database(asked: argparse.Namespace) -> Iterator[str]:
     if asked.backend == "sqlite":
         with tempfile.TemporaryDirectory() as folder:
             yield f"sqlite:///{folder}/bench.db"
+        return
+    if asked.backend == "rabbitmq":
+        with _virtual_host() as url:
+            yield url
         return
     import psycopg
     from psycopg import sql
@@ -150,6 +173,19 @@ def _database(asked: argparse.Namespace) -> Iterator[str]:
             yield asked.server.rpartition("/")[0] + f"/{name}"
         finally:
             server.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@contextmanager
+def _virtual_host() -> Iterator[str]:
+    """One of this machine's own broker; whoever runs this may use rabbitmqctl."""
+    name = f"jobbus_bench_{uuid4().hex[:12]}"
+    subprocess.run(["rabbitmqctl", "-q", "add_vhost", name], check=True)
+    try:
+        rights = ["set_permissions", "-p", name, "guest", ".*", ".*", ".*"]
+        subprocess.run(["rabbitmqctl", "-q", *rights], check=True)
+        yield RABBITMQ + name
+    finally:
+        subprocess.run(["rabbitmqctl", "-q", "delete_vhost", name], check=True)
 
 
 def _short(answer: dict[str, Any]) -> str:

@@ -13,14 +13,17 @@ from tests.services import (
     EVERY_POSTGRES,
     PostgresServer,
     Promtool,
+    RabbitMqServer,
     RedisServer,
     Requirement,
     Services,
     cluster_redis,
     default_postgres,
+    default_rabbitmq,
     default_redis,
     fresh_database,
     own_postgres,
+    own_rabbitmq,
     own_redis,
     pgbouncer_before,
     promtool_here,
@@ -41,6 +44,8 @@ SERVICE_FIXTURES: Final = frozenset(
         "redis_8",
         "owned_redis",
         "redis_cluster",
+        "rabbitmq_server",
+        "owned_rabbitmq",
     }
 )  # fmt: skip
 SERVER_FIXTURES: Final[Mapping[str, str]] = dict(
@@ -184,4 +189,18 @@ def redis_cluster(services: Services) -> Iterator[RedisServer]:
 def owned_redis(services: Services) -> Iterator[RedisServer]:
     """A Redis that writes every change to disk before it answers, to kill and start again."""
     with services.provide("redis-own", own_redis({"appendfsync": "always"})) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server(services: Services) -> Iterator[RabbitMqServer]:
+    """The broker that this machine offers; see :mod:`tests.services` for the order."""
+    with services.provide("rabbitmq", default_rabbitmq()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def owned_rabbitmq(services: Services) -> Iterator[RabbitMqServer]:
+    """A broker to stop and to kill. Tests that take it down need not bring it back."""
+    with services.provide("rabbitmq-own", own_rabbitmq()) as server:
         yield server

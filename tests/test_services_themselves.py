@@ -15,13 +15,16 @@ from tests.services import (
     EVERY_POSTGRES,
     SERVICES,
     PostgresServer,
+    RabbitMqServer,
     Requirement,
     ServiceMissing,
     Services,
     cluster,
     default_postgres,
+    default_rabbitmq,
     fresh_database,
     postgres,
+    rabbitmq,
     with_database,
 )
 from tests.services.addresses import with_place
@@ -247,3 +250,40 @@ def test_pgbouncer_serves_many_clients_over_two_connections(pgbouncer_url: str) 
             assert row is not None
             backends.append(row[0])
     assert len(set(backends)) <= 2
+
+
+def test_a_brokers_address_in_the_environment_comes_first(
+    rabbitmq_server: RabbitMqServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEST_RABBITMQ_CONNECTION", rabbitmq_server.url)
+    with default_rabbitmq() as server:
+        assert server.how == f"{rabbitmq_server.version} from TEST_RABBITMQ_CONNECTION"
+
+
+def test_a_brokers_address_that_does_not_work_is_never_a_skip(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TEST_RABBITMQ_CONNECTION", "amqp://guest:guest@127.0.0.1:1/")
+    with (
+        pytest.raises(RuntimeError, match="TEST_RABBITMQ_CONNECTION is set, but"),
+        default_rabbitmq(),
+    ):
+        pytest.fail("no broker was asked for")
+
+
+def test_a_machine_without_a_broker_is_told_all_that_was_tried(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("TEST_RABBITMQ_CONNECTION", raising=False)
+    monkeypatch.setattr(rabbitmq, "STANDARD_ADDRESS", "amqp://guest:guest@127.0.0.1:1/")
+    monkeypatch.setattr(rabbitmq, "LIBRARIES", (tmp_path,))
+    with pytest.raises(ServiceMissing) as missing, default_rabbitmq():
+        pytest.fail("no broker was left to be found")
+    for part in ("takes guest", str(tmp_path), "rabbitmq-server"):
+        assert part in str(missing.value)
+
+
+def test_a_broker_that_is_not_ours_cannot_be_killed() -> None:
+    server = RabbitMqServer(url="amqp://elsewhere/", version="4.3", how="somebody's")
+    with pytest.raises(RuntimeError, match="not ours to stop: somebody's"):
+        server.own()

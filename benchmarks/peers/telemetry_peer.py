@@ -14,10 +14,13 @@ SETTINGS: Final[Mapping[str, tuple[str, str]]] = {
 }
 
 
+CASES: Final = ("enqueue", "bulk", "drain", "latency")
+
+
 async def run(case: Case) -> None:
     name, value = SETTINGS[case.setting]
     os.environ[name] = value
     # Only now: its bus reads the settings when its first job type is declared.
     from benchmarks.peers import jobbus_peer
 
-    await jobbus_peer.run(case)
+    await getattr(jobbus_peer, case.name)(case)

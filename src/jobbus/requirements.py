@@ -10,6 +10,7 @@ from typing import Final
 from jobbus.errors import Unsupported
 from jobbus.job_type import JobType
 from jobbus.message import NO_DELAY, Capabilities, Message, Priority
+from jobbus.queue import BackgroundJobQueue
 from jobbus.retry import RetryPolicy
 
 REMEDY: Final = (
@@ -29,6 +30,28 @@ def check_job_types(job_types: Iterable[JobType[..., object]], capabilities: Cap
     ]
     if lacking:
         raise Unsupported(f"this queue cannot do what was declared: {'; '.join(lacking)}. {REMEDY}")
+
+
+def check_timeouts(
+    job_types: Iterable[JobType[..., object]], queue: BackgroundJobQueue, default: timedelta
+) -> None:
+    """Raise Unsupported for job types that may run for longer than a job can be held here.
+
+    A queue that bounds that says so as ``max_job_timeout``, and knows it best once it is open.
+    """
+    longest: timedelta | None = getattr(queue, "max_job_timeout", None)
+    if longest is None:
+        return
+    lacking = [
+        f"{each.name} may run for {each.timeout or default}"
+        for each in job_types
+        if (each.timeout or default) > longest
+    ]
+    if lacking:
+        raise Unsupported(
+            f"this queue lets a worker hold a job for {longest}: {'; '.join(lacking)}. Lower the "
+            f"time limits (JOB_TIMEOUT_MINUTES, or timeout= of the job type), or {REMEDY}"
+        )
 
 
 def check_messages(messages: Iterable[Message], capabilities: Capabilities) -> None:

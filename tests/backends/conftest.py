@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import psycopg
 import pytest
 
 from jobbus.backends.postgres import PostgresQueue
+from jobbus.backends.rabbitmq import RabbitMqQueue
 from tests.backends.postgres_tables import empty_tables
-from tests.services import PostgresServer, fresh_database
+from tests.backends.rabbitmq_broker import delete_all, empty, new_prefix
+from tests.services import PostgresServer, RabbitMqServer, fresh_database
 
 collect_ignore = [] if os.environ.get("JOBBUS_TEST_EVERY_REDIS") else ["test_every_redis.py"]
 
@@ -37,3 +39,23 @@ def empty_database(migrated_database: str, bystander: psycopg.Connection[Any]) -
     """The database, with the schema and nothing in it."""
     empty_tables(bystander)
     return migrated_database
+
+
+@pytest.fixture(scope="module")
+def rabbitmq_prefix(rabbitmq_server: RabbitMqServer) -> Iterator[str]:
+    """A prefix for all queues of a module, deleted with all that is under it."""
+    prefix = new_prefix()
+    yield prefix
+    asyncio.run(delete_all(rabbitmq_server.url, prefix))
+
+
+@pytest.fixture
+async def rabbitmq_queue(
+    rabbitmq_server: RabbitMqServer, rabbitmq_prefix: str
+) -> AsyncIterator[RabbitMqQueue]:
+    """A queue on the broker, open and empty."""
+    queue = RabbitMqQueue(rabbitmq_server.url, queue_prefix=rabbitmq_prefix)
+    await queue.open()
+    await empty(rabbitmq_server.url, rabbitmq_prefix)
+    yield queue
+    await queue.close()

@@ -28,6 +28,10 @@ from jobbus.tracked import TrackedQueue
 from tests.docs.pages import ROOT, as_table, pages
 
 _PART: Final = re.compile(r"(<!-- generated: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+_ADDRESSES: Final[Mapping[str, Mapping[str, str]]] = {
+    "postgres": {"postgres.url": "postgresql:///"},
+    "rabbitmq": {"rabbitmq.url": "amqp://localhost"},
+}
 _MEANINGS: Final[Mapping[str, str]] = {
     "durable": "accepted jobs survive the death of every process",
     "ledger": "remembers state, progress, results, history",
@@ -52,7 +56,7 @@ def declared() -> dict[str, Capabilities]:
     """What each installed backend says of itself, without connecting to anything."""
     found = {}
     for name in installed_backends():
-        address = {"postgres.url": "postgresql:///"} if name == "postgres" else {}
+        address = _ADDRESSES.get(name, {})
         settings = load_settings({"provider": name, **address}, environ={}, directory=Path("/"))
         found[name] = create_queue(settings).capabilities
     ordered = {name: found[name] for name in sorted(found, key=setting_names.PROVIDERS.index)}

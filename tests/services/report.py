@@ -12,6 +12,7 @@ import pytest
 SERVICES: Final = (
     "postgres", "postgres-18", "postgres-own", "pgbouncer", "prometheus",
     "redis", "redis-8", "redis-own", "redis-cluster", "redis-tls",
+    "rabbitmq", "rabbitmq-own",
 )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from jobbus.cli.backend_checks import check_postgres, check_sqlite
+from jobbus.cli.broker_checks import check_broker
 from jobbus.cli.connecting import load_application, usual_application
 from jobbus.cli.findings import Finding, Level, doubtful, failed, fine
 from jobbus.cli.redis_checks import check_redis
@@ -114,6 +115,10 @@ async def _database(
 ) -> AsyncIterator[Finding]:
     """Whether it can be reached, fits this code, and is well."""
     try:
+        if hasattr(queue, "create"):
+            async for finding in check_broker(settings, queue, create=create):
+                yield finding
+            return
         async for finding in _schema(cli, settings, create=create):
             yield finding
         if settings.provider == "sqlite" and _there(settings):

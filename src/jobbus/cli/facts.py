@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import timedelta
 from pathlib import Path
@@ -40,6 +40,12 @@ _TYPE_COLUMNS: Final[Sequence[Column]] = (
     Column("TRIES", lambda record: record["max_attempts"], right=True),
     Column("ARGUMENTS", lambda record: _arguments(record["payload_schema"])),
 )
+
+_ADDRESSES: Final[Mapping[str, Mapping[str, str]]] = {
+    "postgres": {"postgres.url": "postgresql:///"},
+    "rabbitmq": {"rabbitmq.url": "amqp://localhost"},
+}
+"""For backends that are not made without one; nothing is connected to."""
 
 
 @store_command
@@ -131,7 +137,7 @@ def _backend(name: str) -> dict[str, Any]:
 
     # An address that is never used: what a backend declares, it declares without connecting. The
     # settings of the place that we are in are about one backend, and might contradict the others.
-    address = {"postgres.url": "postgresql:///"} if name == "postgres" else {}
+    address = _ADDRESSES.get(name, {})
     shape: dict[str, Any] = {
         "name": name, "capabilities": None, "with_ledger": None, "problem": None
     }  # fmt: skip

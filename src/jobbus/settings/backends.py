@@ -23,6 +23,7 @@ BUILT_IN: Final = (
     EntryPoint("Sqlite", "jobbus.backends.sqlite:SqliteQueue", GROUP),
     EntryPoint("Postgres", "jobbus.backends.postgres:PostgresQueue", GROUP),
     EntryPoint("Redis", "jobbus.backends.redis:RedisQueue", GROUP),
+    EntryPoint("RabbitMq", "jobbus.backends.rabbitmq:RabbitMqQueue", GROUP),
 )
 """For a checkout on the path, whose metadata nobody installed."""
 EXTRAS: Final = {

@@ -36,7 +36,13 @@ OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
         "max_connections",
         "timeout_seconds",
     ),
-    "rabbitmq": ("url",),
+    "rabbitmq": (
+        "url",
+        "queue_prefix",
+        "create_topology",
+        "heartbeat_seconds",
+        "consumer_timeout_minutes",
+    ),
     "azure_service_bus": ("connection_string",),
 }
 """Options whose words are known, so that ``QUEUEURL`` can be shown as ``queue_url``."""

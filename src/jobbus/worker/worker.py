@@ -17,7 +17,7 @@ from jobbus.errors import ConfigurationError
 from jobbus.handlers import Isolation
 from jobbus.message import Abandonment, Completion, CountsAs, Delivery
 from jobbus.middleware.idempotency import Idempotency, KeyNotice
-from jobbus.requirements import check_job_types
+from jobbus.requirements import check_timeouts
 from jobbus.services.loop import every
 from jobbus.services.retention import keep_for, prune_once
 from jobbus.store import JobStore
@@ -131,8 +131,8 @@ class Worker:
 
         Raises what opening the backend raises; afterwards it survives the backend's failures.
         """
-        check_job_types(self.bus.handlers, self.bus.queue.capabilities)
         await self.bus.open()
+        check_timeouts(self.bus.handlers, self.bus.queue, self.bus.settings.job_timeout)
         self.guard = await guard_for(self.bus, self.lease, self.key_observers)
         self._prepare()
         self._check_isolation()

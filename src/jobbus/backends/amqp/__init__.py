@@ -1,0 +1,1 @@
+"""The parts of the RabbitMQ backend; nothing outside of it uses them."""
