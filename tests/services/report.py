@@ -9,7 +9,7 @@ from typing import Final, Protocol, TypeVar
 
 import pytest
 
-SERVICES: Final = ("postgres", "postgres-18", "postgres-own", "pgbouncer")
+SERVICES: Final = ("postgres", "postgres-18", "postgres-own", "pgbouncer", "sqs", "sqs-strict")
 
 
 class ServiceMissing(Exception):

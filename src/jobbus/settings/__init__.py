@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jobbus.settings.backends import check_lease, create_queue, installed_backends
 from jobbus.settings.model import (
+    AwsSqsSettings,
     Options,
     PostgresSettings,
     Settings,
@@ -12,6 +13,7 @@ from jobbus.settings.model import (
 )
 
 __all__ = [
+    "AwsSqsSettings",
     "Options",
     "PostgresSettings",
     "Settings",

@@ -22,6 +22,7 @@ BUILT_IN: Final = (
     EntryPoint("Memory", "jobbus.backends.memory:MemoryQueue", GROUP),
     EntryPoint("Sqlite", "jobbus.backends.sqlite:SqliteQueue", GROUP),
     EntryPoint("Postgres", "jobbus.backends.postgres:PostgresQueue", GROUP),
+    EntryPoint("AwsSqs", "jobbus.backends.aws_sqs:AwsSqsQueue", GROUP),
 )
 """For a checkout on the path, whose metadata nobody installed."""
 EXTRAS: Final = {

@@ -12,11 +12,12 @@ import annotated_types
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from jobbus.settings.addresses import is_secret, mask, postgres_url
+from jobbus.settings.addresses import is_secret, mask, postgres_url, queue_address
 from jobbus.settings.names import environment_name, squash, whence
 
 NAME: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 IDENTIFIER: Final = re.compile(r"[a-z_][a-z0-9_]{0,40}")
+QUEUE_PREFIX: Final = re.compile(r"[A-Za-z0-9_-]{0,40}")
 APP: Final = re.compile(r"[A-Za-z_][\w.]*(:[A-Za-z_][\w.]*)?")
 
 
@@ -104,6 +105,8 @@ EventLog = Annotated[
 Synchronous = Annotated[Literal["FULL", "NORMAL"], one_of("FULL", "NORMAL")]
 Pooler = Annotated[Literal["auto", "none", "transaction"], one_of("auto", "none", "transaction")]
 FilePath = Annotated[str, AfterValidator(_sqlite_path)]
+QueueAddress = Annotated[str, AfterValidator(queue_address)]
+QueuePrefix = Annotated[str, matching(QUEUE_PREFIX, "up to 40 letters, digits, - and _")]
 PostgresAddress = Annotated[str, AfterValidator(postgres_url)]
 
 
