@@ -23,7 +23,12 @@ from jobbus.settings import names as setting_names
 from tests.docs.pages import ROOT, as_table, pages
 
 _PART: Final = re.compile(r"(<!-- generated: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
-_ORDER: Final = ("memory", "sqlite", "postgres")
+_ORDER: Final = ("memory", "sqlite", "postgres", "aws_sqs")
+_ADDRESSES: Final[Mapping[str, dict[str, str]]] = {
+    "postgres": {"postgres.url": "postgresql:///"},
+    "aws_sqs": {"aws_sqs.queue_url": "https://sqs.us-west-2.amazonaws.com/123456789012/jobs"},
+}
+"""Without these they cannot be made; nothing is connected to."""
 _MEANINGS: Final[Mapping[str, str]] = {
     "durable": "accepted jobs survive the death of every process",
     "ledger": "remembers state, progress, results, history",
@@ -36,6 +41,7 @@ _MEANINGS: Final[Mapping[str, str]] = {
     "transactional": "enqueues and completes in a transaction of yours",
     "extends_leases": "a job may run for longer than its lease",
     "exact_counts": "the depth of a queue is no estimate",
+    "delays": "a job may be enqueued for later",
     "max_delay": "longest delay",
     "max_lease": "longest lease",
     "max_batch": "most messages in one call",
@@ -47,8 +53,9 @@ def declared() -> dict[str, Capabilities]:
     """What each installed backend says of itself, without connecting to anything."""
     found = {}
     for name in installed_backends():
-        address = {"postgres.url": "postgresql:///"} if name == "postgres" else {}
-        settings = load_settings({"provider": name, **address}, environ={}, directory=Path("/"))
+        settings = load_settings(
+            {"provider": name, **_ADDRESSES.get(name, {})}, environ={}, directory=Path("/")
+        )
         found[name] = create_queue(settings).capabilities
     return {name: found[name] for name in sorted(found, key=_ORDER.index)}
 

@@ -100,7 +100,7 @@ async def _database(
 ) -> AsyncIterator[Finding]:
     """Whether it can be reached, fits this code, and is well."""
     try:
-        async for finding in _schema(cli, settings, create=create):
+        async for finding in _schema(cli, settings, queue, create=create):
             yield finding
         if settings.provider == "sqlite" and _there(settings):
             for finding in check_sqlite(settings):
@@ -114,11 +114,14 @@ async def _database(
         yield failed("backend", str(error), "check the address, the server and the network")
 
 
-async def _schema(cli: Cli, settings: Settings, *, create: bool) -> AsyncIterator[Finding]:
+async def _schema(
+    cli: Cli, settings: Settings, queue: Any, *, create: bool
+) -> AsyncIterator[Finding]:
     try:
         schema = schema_of(cli)
     except Unsupported:
-        yield fine("backend", f"{settings.provider}, which has no schema")
+        async for finding in _broker(settings.provider, queue, create=create):
+            yield finding
         return
     if not _there(settings) and not create:
         yield doubtful(
@@ -140,6 +143,22 @@ async def _schema(cli: Cli, settings: Settings, *, create: bool) -> AsyncIterato
         return
     done = f", after {', '.join(steps)}" if steps else ""
     yield fine("schema", f"version {max(status.applied)}{done}")
+
+
+async def _broker(provider: str, queue: Any, *, create: bool) -> AsyncIterator[Finding]:
+    """A backend without a schema: make what it offers to make, connect, and hear its doubts."""
+    made = await queue.create() if create and hasattr(queue, "create") else []
+    try:
+        await queue.open()
+    except ConfigurationError as error:
+        yield failed("backend", str(error))
+        return
+    finally:
+        await queue.close()
+    done = f", after making {', '.join(made)}" if made else ""
+    yield fine("backend", f"{provider}, which has no schema, answers{done}")
+    for doubt in await queue.warnings() if hasattr(queue, "warnings") else ():
+        yield doubtful("backend", doubt)
 
 
 async def _ledger(bus: JobBus) -> AsyncIterator[Finding]:

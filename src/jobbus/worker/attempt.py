@@ -74,6 +74,8 @@ class Attempts:
             return Completion(delivery=delivery, cancelled=True, reason="asked to stop")
         if held.releasing:
             return release(delivery)
+        if delivery.crashes >= delivery.message.max_crashes:
+            return poisonous(delivery)
         job_type = self._handlers(delivery.message.job_type)
         if job_type is None:
             return unknown_type(delivery)
@@ -249,6 +251,12 @@ def conclude(error: BaseException, delivery: Delivery, job_type: JobType[..., An
 def release(delivery: Delivery) -> Abandonment:
     """Hand a job back that this worker will not finish; it burns nothing."""
     return Abandonment(delivery=delivery, counts_as=CountsAs.RELEASE)
+
+
+def poisonous(delivery: Delivery) -> DeadLetter:
+    """Its processes keep dying. A ledger hands no such job out; a broker without one does."""
+    message = f"the process that ran it died {delivery.crashes} times"
+    return DeadLetter(delivery=delivery, problem=Problem(kind="poison_crash", message=message))
 
 
 def unknown_type(delivery: Delivery) -> Settlement:

@@ -23,7 +23,7 @@ class OnSqs:
     fifo: ClassVar[bool] = False
     short_lease = timedelta(seconds=1)
     short_delay = timedelta(seconds=1)
-    tick = timedelta(milliseconds=300)
+    tick = timedelta(milliseconds=50)
 
     @pytest.fixture
     async def queue(
