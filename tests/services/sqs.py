@@ -113,7 +113,7 @@ def _started(program: str, options: Any) -> Iterator[SqsServer]:
             await_answer(process, lambda: _ask(endpoint), unless=OSError, log=log)
             yield SqsServer.at(endpoint, f"{program} started on a free port")
         finally:
-            end(process, {signal.SIGTERM: 5, signal.SIGKILL: 5})
+            end(process, {signal.SIGTERM: 0.5, signal.SIGKILL: 5})
 
 
 def _ask(endpoint: str) -> None:

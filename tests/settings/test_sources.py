@@ -11,7 +11,13 @@ from pathlib import Path
 import pytest
 
 from jobbus.errors import ConfigurationError
-from jobbus.settings import AwsSqsSettings, PostgresSettings, Settings, SqliteSettings, load_settings
+from jobbus.settings import (
+    AwsSqsSettings,
+    PostgresSettings,
+    Settings,
+    SqliteSettings,
+    load_settings,
+)
 from tests.settings.conftest import Load
 
 S2_SECTION = {

@@ -21,7 +21,11 @@ _COLOURS: Final = {Level.OK: "32", Level.WARNING: "33", Level.FAILED: "31"}
 def doctor(
     cli: Cli,
     create: Annotated[
-        bool, typer.Option("--create", help="Make what is missing: the database and its schema, or the broker's queues")
+        bool,
+        typer.Option(
+            "--create",
+            help="Make what is missing: the database and its schema, or the broker's queues",
+        ),
     ] = False,
 ) -> int:
     """Check settings, backend, schema, workers and jobs. Exit 1 when something is wrong."""

@@ -13,6 +13,7 @@ from botocore.exceptions import (
     NoRegionError,
     PartialCredentialsError,
 )
+from botocore.exceptions import ConnectionError as BotoConnectionError
 
 from jobbus.errors import (
     BackendError,
@@ -64,7 +65,7 @@ def translated(error: Exception, what: str) -> JobbusError:
             "role of the machine or container, AWS_PROFILE, AWS_ACCESS_KEY_ID and its secret, "
             "AWS_REGION; the region also from aws_sqs.region"
         )
-    if isinstance(error, HTTPClientError | OSError):
+    if isinstance(error, BotoConnectionError | HTTPClientError | OSError):
         return BackendUnavailable(f"{what}: SQS does not answer: {error}")
     return BackendError(f"{what}: {error}")
 
