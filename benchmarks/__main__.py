@@ -23,6 +23,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 from benchmarks.case import Case
+from benchmarks.sqs import queues
 
 PEERS: Final = {
     "postgres": {
@@ -30,6 +31,11 @@ PEERS: Final = {
         "jobbus-best": ("jobbus_peer", "best"),
         "raw": ("raw_postgres", "default"),
         "pgqueuer": ("pgqueuer_peer", "best"),
+    },
+    "aws_sqs": {
+        "jobbus": ("jobbus_peer", "default"),
+        "jobbus-best": ("jobbus_peer", "best"),
+        "raw": ("raw_sqs", "default"),
     },
     "sqlite": {
         "jobbus": ("jobbus_peer", "default"),
@@ -117,6 +123,10 @@ def _database(asked: argparse.Namespace) -> Iterator[str]:
         with tempfile.TemporaryDirectory() as folder:
             yield f"sqlite:///{folder}/bench.db"
         return
+    if asked.backend == "aws_sqs":
+        with queues() as address:
+            yield address
+        return
     import psycopg
     from psycopg import sql
 
@@ -144,6 +154,14 @@ def _print_ratios(found: dict[str, dict[str, list[Any]]]) -> None:
                 continue
             ratio = medians["jobbus"] / value
             print(f"{case:8} jobbus is {ratio:.2f} of {name} ({measure}: {value:,.1f})")
+            for other in ("cpu_us_per_job", "requests_per_job"):
+                ours, theirs = (_median(peers[n], other) for n in ("jobbus", name))
+                if ours and theirs:
+                    print(f"{case:8}   {other} {ours:,.2f}, {ours / theirs:.2f} of {name}'s")
+
+
+def _median(answers: list[Any], measure: str) -> float:
+    return statistics.median(answer.get(measure, 0.0) for answer in answers)
 
 
 def _document(found: dict[str, dict[str, list[Any]]]) -> dict[str, Any]:

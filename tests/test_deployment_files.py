@@ -20,7 +20,8 @@ def settings_of(tier: str, directory: Path) -> Settings:
 
 
 @pytest.mark.parametrize(
-    ("tier", "provider"), [("tier1-sqlite", "sqlite"), ("tier2-postgres", "postgres")]
+    ("tier", "provider"),
+    [("tier1-sqlite", "sqlite"), ("tier2-postgres", "postgres"), ("tier3-sqs", "aws_sqs")],
 )
 def test_the_environment_of_each_tier_is_accepted_and_chooses_its_provider(
     tier: str, provider: str, tmp_path: Path
@@ -30,7 +31,7 @@ def test_the_environment_of_each_tier_is_accepted_and_chooses_its_provider(
     assert settings.notes == ()
 
 
-@pytest.mark.parametrize("tier", ["tier1-sqlite", "tier2-postgres"])
+@pytest.mark.parametrize("tier", ["tier1-sqlite", "tier2-postgres", "tier3-sqs"])
 def test_the_service_manager_waits_longer_than_a_worker_drains(tier: str, tmp_path: Path) -> None:
     unit = (DEPLOY / "systemd" / "jobbus-worker@.service").read_text()
     found = re.search(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE)

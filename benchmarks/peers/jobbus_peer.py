@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from benchmarks.case import PAYLOAD, Case, Stopwatch, latency_answer, rate_answer, tell
+from benchmarks.sqs import counting_requests
 from jobbus import JobBus, Worker
 
 bus = JobBus()
@@ -76,13 +77,15 @@ async def drain(case: Case) -> None:
 
     worker = Worker(bus, concurrency=500 if case.setting == "best" else None)
     worker.observers.append(count)
+    requests = counting_requests() if bus.settings.provider == "aws_sqs" else None
     watch = Stopwatch()
     with watch.running():
         working = asyncio.create_task(worker.run())
         await finished.wait()
         worker.stop()
         await working
-    tell(rate_answer(case, watch))
+    counted = {} if requests is None else {"requests_per_job": requests() / case.jobs}
+    tell({**rate_answer(case, watch), **counted})
     await bus.close()
 
 

@@ -17,7 +17,14 @@ from jobbus.context import JobContext, leave, run_in
 from jobbus.errors import Cancelled, HandlerCrashed, LeaseLost
 from jobbus.handlers import Isolation, JobType
 from jobbus.job import Problem
-from jobbus.message import Abandonment, Completion, CountsAs, DeadLetter, Delivery
+from jobbus.message import (
+    NO_DELAY,
+    Abandonment,
+    Completion,
+    CountsAs,
+    DeadLetter,
+    Delivery,
+)
 from jobbus.middleware import Middleware, compose
 from jobbus.retry import Again, GiveUp, Stop, decide
 
@@ -248,9 +255,9 @@ def conclude(error: BaseException, delivery: Delivery, job_type: JobType[..., An
             )
 
 
-def release(delivery: Delivery) -> Abandonment:
+def release(delivery: Delivery, *, after: timedelta = NO_DELAY) -> Abandonment:
     """Hand a job back that this worker will not finish; it burns nothing."""
-    return Abandonment(delivery=delivery, counts_as=CountsAs.RELEASE)
+    return Abandonment(delivery=delivery, delay=after, counts_as=CountsAs.RELEASE)
 
 
 def poisonous(delivery: Delivery) -> DeadLetter:

@@ -45,6 +45,7 @@ RELEASE_GRACE: Final = 3.0
 _SETTLE_BACKLOG: Final = 5000
 """Outcomes waiting to be recorded at which fetching pauses."""
 _ALWAYS_WATCHED: Final = timedelta(seconds=60)
+_SUSPECT_PAUSE: Final = timedelta(seconds=5)
 _SPARE_THREADS: Final = 32
 """Threads beyond the slots, for handlers that would not stop."""
 
@@ -235,11 +236,20 @@ class Worker:
     def _deliver(self, deliveries: Sequence[Delivery], valid_until: float) -> None:
         for delivery in deliveries:
             held = Held(delivery, valid_until)
+            crowded = self._is_one_suspect_too_many(delivery)
             self._holdings.add(held)
-            if self.phase is Phase.RUNNING:
-                self._backlog.put(held)
-            else:
+            if self.phase is not Phase.RUNNING:
                 self._settle(held, release(delivery), 0.0)
+            elif crowded:
+                self._settle(held, release(delivery, after=_SUSPECT_PAUSE), 0.0)
+            else:
+                self._backlog.put(held)
+
+    def _is_one_suspect_too_many(self, delivery: Delivery) -> bool:
+        """Without a ledger nothing says which of two suspects a process died of: so hold one."""
+        if self._store is not None or not delivery.crashes:
+            return False
+        return any(one.delivery.crashes for one in self._holdings.snapshot() if not one.finished)
 
     # running
 

@@ -204,6 +204,26 @@ async def test_a_job_whose_processes_keep_dying_is_set_aside(home: Home, bus: Jo
     assert home.dead()[0]["jobbus.problem"] == "poison_crash"
 
 
+async def test_a_worker_holds_one_job_at_a_time_of_those_whose_processes_died(
+    home: Home, bus: JobBus
+) -> None:
+    started, ended = asyncio.Event(), asyncio.Event()
+
+    @bus.job(name="suspect")
+    async def suspect() -> None:
+        started.set()
+        await ended.wait()
+
+    for _ in range(3):
+        body = encode(Envelope(message=suspect.message(), crashes=1))
+        home.server.client.send_message(QueueUrl=home.urls["default"], MessageBody=body)
+    async with at_work(bus):
+        await asyncio.wait_for(started.wait(), PATIENCE)
+        expected = {"ready": 0, "notvisible": 1, "delayed": 2}
+        await until(lambda: home.count("default") == expected)
+        ended.set()
+
+
 async def test_a_worker_serves_several_queues(home: Home, bus: JobBus) -> None:
     ran: list[str] = []
 
