@@ -161,7 +161,7 @@ def _print_ratios(found: dict[str, dict[str, list[Any]]]) -> None:
 
 
 def _median(answers: list[Any], measure: str) -> float:
-    return statistics.median(answer.get(measure, 0.0) for answer in answers)
+    return float(statistics.median(answer.get(measure, 0.0) for answer in answers))
 
 
 def _document(found: dict[str, dict[str, list[Any]]]) -> dict[str, Any]:

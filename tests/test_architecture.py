@@ -46,7 +46,9 @@ FORBIDDEN_MODULES: Final = {
     "yaml",
 }  # fmt: skip
 FORBIDDEN_CALLS: Final = {"eval", "exec", "compile", "__import__"}
-HEAVY: Final = ("pydantic", "pydantic_settings", "sqlalchemy", "psycopg", "rich", "typer")
+HEAVY: Final = (
+    "pydantic", "pydantic_settings", "sqlalchemy", "psycopg", "boto3", "rich", "typer",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,19 @@ async def test_a_lease_that_sqs_calls_stale_is_lost(fake: FakeSqs, queue: AwsSqs
     assert await queue.complete([done(one) for one in held]) == [held[0]]
 
 
+async def test_a_heartbeat_that_finds_a_settled_message_gone_does_not_make_it_lost(
+    fake: FakeSqs, queue: AwsSqsQueue
+) -> None:
+    [held] = await started(queue, message())
+    with fake.lock:  # the server is busy: the heartbeat's request comes, and waits
+        extending = asyncio.create_task(queue.extend([held], LEASE))
+        await asyncio.sleep(0)
+        fake.queues["jobs"].clear()
+        held.receipt.ended = "complete"
+    assert await extending == [LeaseState.LOST]
+    assert not await queue.complete([done(held)])
+
+
 async def test_a_lease_is_not_extended_beyond_what_sqs_allows_in_all(
     fake: FakeSqs, queue: AwsSqsQueue
 ) -> None:
@@ -377,6 +390,21 @@ async def test_the_target_of_the_redrive_policy_takes_the_dead_letters(
     await queue.open()
     [held] = await started(queue, message())
     await queue.dead_letter([dead(held)])
+    await queue.close()
+    assert len(fake.queues["jobs-dlq"]) == 1
+
+
+async def test_queues_without_a_policy_of_their_own_share_the_dead_letters_of_the_default(
+    fake: FakeSqs, boto_session: BotoSession
+) -> None:
+    policy = {"deadLetterTargetArn": "arn:aws:sqs:us-east-1:000000000000:jobs-dlq"}
+    fake.attributes["jobs"]["RedrivePolicy"] = json.dumps(policy)
+    fake.queues["jobs-mail"] = []
+    queue = AwsSqsQueue(fake.url("jobs"), region="us-east-1", _session=boto_session)
+    await queue.open()
+    await queue.enqueue([message(queue="mail")])
+    [held] = await queue.receive("mail", limit=1, wait=PATIENCE, lease=LEASE)
+    assert not await queue.dead_letter([dead(held)])
     await queue.close()
     assert len(fake.queues["jobs-dlq"]) == 1
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobbus.backends.aws_sqs import AwsSqsQueue
-from jobbus.backends.aws_sqs.client import BotoSession, chunks, size_of
+from jobbus.backends.aws_sqs.client import BotoSession, address_of, chunks, size_of
 from jobbus.backends.aws_sqs.envelope import Envelope, decode, encode
 from jobbus.backends.aws_sqs.limits import MAX_BYTES, MAX_PAYLOAD, RESERVE, check_queue_name
 from jobbus.errors import ConfigurationError, InvalidJob, PayloadTooLarge, Unsupported
@@ -192,6 +192,41 @@ async def test_the_reasons_of_a_dead_letter_are_cut_to_the_room_that_its_body_le
 def test_a_queue_may_not_be_of_one_type_in_the_settings_and_another_in_its_name() -> None:
     with pytest.raises(ConfigurationError, match=r"does not end in \.fifo"):
         AwsSqsQueue("https://sqs.us-west-2.amazonaws.com/1/jobs", fifo=True)
+
+
+@pytest.mark.parametrize(
+    ("queue_url", "region", "environ", "expected"),
+    [
+        ("https://sqs.eu-north-1.amazonaws.com/1/jobs", "eu-west-1", {}, "eu-west-1"),
+        ("https://sqs.eu-north-1.amazonaws.com/1/jobs", None, {"AWS_REGION": "x"}, "eu-north-1"),
+        ("https://sqs.cn-north-1.amazonaws.com.cn/1/jobs", None, {}, "cn-north-1"),
+        ("https://vpce-1.sqs.eu-west-3.vpce.amazonaws.com/1/jobs", None, {}, "eu-west-3"),
+        ("http://127.0.0.1:1/1/jobs", None, {"AWS_REGION": "eu-west-2"}, "eu-west-2"),
+        ("http://127.0.0.1:1/1/jobs", None, {"AWS_DEFAULT_REGION": "eu-west-2"}, "eu-west-2"),
+        ("http://127.0.0.1:1/1/jobs", None, {}, "us-west-2"),
+    ],
+)
+def test_the_region_is_the_nearest_that_is_named(
+    queue_url: str,
+    region: str | None,
+    environ: dict[str, str],
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    boto = BotoSession().client(address_of(queue_url, region=region, endpoint_url=None, wait=20))
+    assert boto.meta.region_name == expected
+    boto.close()
+
+
+def test_a_queue_of_aws_is_found_by_its_region_and_another_by_its_server() -> None:
+    aws = address_of(
+        "https://sqs.eu-west-1.amazonaws.com/1/x", region=None, endpoint_url=None, wait=20
+    )
+    other = address_of("http://stack:4566/1/x", region=None, endpoint_url=None, wait=20)
+    assert (aws.endpoint_url, other.endpoint_url) == (None, "http://stack:4566")
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a.b", "a:b", "x" * 81, "x" * 76 + ".fifo"])

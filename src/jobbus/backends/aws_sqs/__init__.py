@@ -17,13 +17,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
-from urllib.parse import urlsplit
 
 from jobbus.errors import (
     BackendError,
     BackendUnavailable,
     ConfigurationError,
-    JobbusError,
     MissingDependency,
 )
 from jobbus.message import (
@@ -39,7 +37,7 @@ from jobbus.message import (
 )
 
 try:
-    from .client import DEADLINE, Address, BlockingClient, BotoSession, Client
+    from .client import DEADLINE, BlockingClient, BotoSession, Client, address_of
 except ImportError as error:
     raise MissingDependency('the SQS backend needs boto3: pip install "jobbus[sqs]"') from error
 
@@ -63,8 +61,8 @@ from .settling import Settling, put_back, set_aside
 if TYPE_CHECKING:
     from jobbus.settings import Settings
 
-_PAUSE: Final = 0.1
-"""Seconds between looks under leases that are too short for a long poll."""
+_LONGEST_PAUSE: Final = 1.0
+"""Seconds between looks where there are no long polls, or the lease is too short for one."""
 _SPARE_RECEIVES: Final = 20
 """How many more receives than attempts and crashes SQS allows before it redrives by itself."""
 _MAX_CRASHES: Final = 3
@@ -114,14 +112,10 @@ class AwsSqsQueue:
         # Of one group only the first may be handed out, and one receive may bring several.
         self._per_request = 1 if self._naming.fifo else max_messages
         self._pollers = pollers
-        self._client = Client(
-            Address(
-                region=region or _region_of(queue_url),
-                endpoint_url=endpoint_url or _endpoint_of(queue_url),
-                longest_wait=self._wait_time,
-            ),
-            _session,
+        address = address_of(
+            queue_url, region=region, endpoint_url=endpoint_url, wait=self._wait_time
         )
+        self._client = Client(address, _session)
         self._places = Places(self._client, self._naming)
         self._settling = Settling(self._client, self._places)
         self._polls: Polls | None = None
@@ -238,7 +232,7 @@ class AwsSqsQueue:
             sent = entry(place, Envelope(message=message, delay=delay))
             check_size(sent["MessageBody"], message.job_type, place.largest)
             by_url.setdefault(place.url, []).append((message, sent))
-        refused: list[tuple[Message, JobbusError]] = []
+        refused: list[tuple[Message, BackendError]] = []
         for url, pairs in by_url.items():
             outcomes = await self._client.batch(
                 "send_message_batch", "enqueueing", url, [sent for _, sent in pairs], ordered=fifo
@@ -268,7 +262,7 @@ class AwsSqsQueue:
             if found:
                 return found
             if not seconds:
-                await asyncio.sleep(min(_PAUSE, left))
+                await asyncio.sleep(min(_LONGEST_PAUSE, lease.total_seconds() / 10, left))
         return []
 
     async def complete(
@@ -370,7 +364,7 @@ def _receive(client: BlockingClient, ask: Ask) -> list[Delivery]:
     return arrivals.deliveries
 
 
-def _partial(refused: Sequence[tuple[Message, JobbusError]], number: int) -> JobbusError:
+def _partial(refused: Sequence[tuple[Message, BackendError]], number: int) -> BackendError:
     """The error for messages that SQS did not accept, of one kind with the first of their own."""
     error = refused[0][1]
     ids = ", ".join(message.job_id for message, _ in refused[:_NAMED])
@@ -381,18 +375,3 @@ def _partial(refused: Sequence[tuple[Message, JobbusError]], number: int) -> Job
     )
     told.__cause__ = error
     return told
-
-
-def _region_of(url: str) -> str | None:
-    """The region in the host of an AWS queue URL."""
-    host = urlsplit(url).hostname or ""
-    parts = host.split(".")
-    return parts[1] if "amazonaws" in parts and parts[0] == "sqs" and len(parts) > 3 else None
-
-
-def _endpoint_of(url: str) -> str | None:
-    """The server of a queue URL that is not AWS's own; None leaves it to boto3."""
-    parts = urlsplit(url)
-    if "amazonaws" in (parts.hostname or "").split("."):
-        return None
-    return f"{parts.scheme}://{parts.netloc}"

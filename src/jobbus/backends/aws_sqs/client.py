@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +13,11 @@ from urllib.parse import urlsplit
 
 import boto3.session
 from botocore.config import Config
+from botocore.exceptions import BotoCoreError
 
-from jobbus.errors import BackendError, BackendUnavailable, ConfigurationError, JobbusError
+from jobbus.errors import BackendError, BackendUnavailable, ConfigurationError
 
-from .failures import BOTO_ERRORS, entry_failure, translated
+from .failures import entry_failure, translated
 from .limits import MAX_BYTES, MAX_ENTRIES
 from .threads import Threads
 
@@ -28,7 +30,7 @@ _LAST_RESORT: Final = "us-west-2"
 
 T = TypeVar("T")
 Entry = Mapping[str, Any]
-Outcome = JobbusError | None
+Outcome = BackendError | None
 """Of one entry of a batch; None is success."""
 
 
@@ -40,6 +42,26 @@ class Address:
     endpoint_url: str | None
     longest_wait: int
     """Seconds of a long poll."""
+
+
+def address_of(
+    queue_url: str, *, region: str | None, endpoint_url: str | None, wait: int
+) -> Address:
+    """Where requests about a queue go: what was given comes before what the URL says."""
+    parts = urlsplit(queue_url)
+    labels = (parts.hostname or "").split(".")
+    if "amazonaws" not in labels:
+        server = endpoint_url or f"{parts.scheme}://{parts.netloc}"
+        return Address(region=region, endpoint_url=server, longest_wait=wait)
+    # sqs.REGION.amazonaws.com, or NAME.sqs.REGION.vpce.amazonaws.com for an endpoint of a VPC.
+    named = labels[labels.index("sqs") + 1] if "sqs" in labels else None
+    if "vpce" in labels and endpoint_url is None:
+        endpoint_url = f"{parts.scheme}://{parts.netloc}"
+    return Address(
+        region=region or (None if named == "amazonaws" else named),
+        endpoint_url=endpoint_url,
+        longest_wait=wait,
+    )
 
 
 class BotoSession:
@@ -62,11 +84,13 @@ class BotoSession:
         try:
             with self._lock:  # sessions, unlike clients, are not safe in several threads
                 self._session = session = self._session or boto3.session.Session()
-                region = address.region or session.region_name or _LAST_RESORT
+                # AWS_REGION is what containers and the other SDKs go by; boto3 alone ignores it.
+                surroundings = session.region_name or os.environ.get("AWS_REGION")
+                region = address.region or surroundings or _LAST_RESORT
                 return session.client(
                     "sqs", region_name=region, endpoint_url=address.endpoint_url, config=config
                 )
-        except (*BOTO_ERRORS, ValueError) as error:
+        except (BotoCoreError, ValueError) as error:
             raise ConfigurationError(f"boto3 cannot make an SQS client: {error}") from error
 
 
@@ -165,7 +189,7 @@ class Client:
     ) -> list[Outcome]:
         try:
             return await self._in_time(partial(blocking.batch, operation, what, url, entries), what)
-        except (BackendError, ConfigurationError) as error:
+        except BackendError as error:
             return [error] * len(entries)
 
     async def _in_time(self, call: Callable[[], T], what: str) -> T:
@@ -183,10 +207,10 @@ class BlockingClient:
         self._boto = boto
 
     def call(self, operation: str, what: str, **parameters: Any) -> dict[str, Any]:
-        """The answer. Raises BackendError or ConfigurationError."""
+        """The answer. Raises BackendError and no other."""
         try:
             answer: dict[str, Any] = getattr(self._boto, operation)(**parameters)
-        except BOTO_ERRORS as error:
+        except Exception as error:  # whatever boto3 raises, some of it of the standard library's
             raise translated(error, what) from error
         return answer
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from botocore.exceptions import (
-    BotoCoreError,
     ClientError,
     HTTPClientError,
     NoCredentialsError,
@@ -18,8 +17,6 @@ from botocore.exceptions import ConnectionError as BotoConnectionError
 from jobbus.errors import (
     BackendError,
     BackendUnavailable,
-    ConfigurationError,
-    JobbusError,
     LeaseLost,
 )
 
@@ -53,14 +50,14 @@ class NoSuchQueue(BackendError):
     """The queue does not exist in this account and region."""
 
 
-def translated(error: Exception, what: str) -> JobbusError:
+def translated(error: Exception, what: str) -> BackendError:
     """The error of jobbus's for one that boto3 raised while ``what`` was being done."""
     if isinstance(error, ClientError):
         answer = error.response
         status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return _answered(answer.get("Error", {}), what, server_fault=status >= 500)
     if isinstance(error, NoCredentialsError | PartialCredentialsError | NoRegionError):
-        return ConfigurationError(
+        return BackendError(
             f"{what}: {error}. Credentials and region come from where boto3 looks for them: the "
             "role of the machine or container, AWS_PROFILE, AWS_ACCESS_KEY_ID and its secret, "
             "AWS_REGION; the region also from aws_sqs.region"
@@ -70,12 +67,12 @@ def translated(error: Exception, what: str) -> JobbusError:
     return BackendError(f"{what}: {error}")
 
 
-def entry_failure(entry: Mapping[str, Any], what: str) -> JobbusError:
+def entry_failure(entry: Mapping[str, Any], what: str) -> BackendError:
     """The error of jobbus's for one failed entry of a batch."""
     return _answered(entry, what, server_fault=not entry.get("SenderFault", False))
 
 
-def _answered(answer: Mapping[str, Any], what: str, *, server_fault: bool) -> JobbusError:
+def _answered(answer: Mapping[str, Any], what: str, *, server_fault: bool) -> BackendError:
     code, said = str(answer.get("Code", "")), str(answer.get("Message", ""))
     told = f"{what}: SQS says {code}: {said}" if said else f"{what}: SQS says {code}"
     if _has(code, _STALE) or _has(said.casefold(), _STALE_WORDS):
@@ -97,7 +94,3 @@ def _answered(answer: Mapping[str, Any], what: str, *, server_fault: bool) -> Jo
 
 def _has(text: str, parts: tuple[str, ...]) -> bool:
     return any(part in text for part in parts)
-
-
-BOTO_ERRORS: Final = (BotoCoreError, ClientError, OSError)
-"""Everything that a call of boto3's raises on its own account."""

@@ -117,8 +117,15 @@ class Places:
             url=url,
             fifo=fifo,
             largest=int(said.get("MaximumMessageSize", MAX_BYTES)),
-            dead_letters=self._naming.dead_letter_queue_url or await self._target(said),
+            dead_letters=await self._dead_letters(queue, said),
         )
+
+    async def _dead_letters(self, queue: str, said: Mapping[str, str]) -> str | None:
+        """Where it is set; else where SQS redrives to; else where those of ``default`` go."""
+        found = self._naming.dead_letter_queue_url or await self._target(said)
+        if found is None and queue != DEFAULT_QUEUE:
+            return (await self.find(DEFAULT_QUEUE)).dead_letters
+        return found
 
     async def _target(self, said: Mapping[str, str]) -> str | None:
         """The URL of the queue to which SQS itself redrives."""

@@ -227,7 +227,9 @@ def _own_url(receipt: Receipt) -> str:
 
 
 def _end(receipt: Receipt, verb: str) -> None:
-    receipt.ended = verb
+    # A heartbeat finds a message gone that was settled at that moment: it is not lost.
+    if verb != LOST or receipt.ended is None:
+        receipt.ended = verb
 
 
 def _mark_copied(receipt: Receipt) -> None:
