@@ -214,6 +214,24 @@ async def test_many_messages_travel_in_requests_that_sqs_takes(
     assert len(fake.queues["jobs"]) == 28
 
 
+async def test_on_a_fifo_queue_nothing_is_sent_after_a_failure(
+    fake: FakeSqs, boto_session: BotoSession
+) -> None:
+    fake.queues["jobs.fifo"] = []
+    queue = AwsSqsQueue(
+        fake.url("jobs.fifo"),
+        dead_letter_queue_url=fake.url("jobs-dlq"),
+        region="us-east-1",
+        _session=boto_session,
+    )
+    await queue.open()
+    fake.failures["SendMessageBatch"].extend([None, BROKEN])
+    with pytest.raises(BackendUnavailable, match="accepted 10 of 35"):
+        await queue.enqueue(messages(35, group="a"))
+    await queue.close()
+    assert len(fake.calls_of("SendMessageBatch")) == 2
+
+
 # accounts of attempts
 
 
@@ -266,8 +284,10 @@ async def test_a_receive_adopts_the_poll_of_one_that_was_cancelled(
     first.cancel()
     await asyncio.wait([first])
     assert not await queue.receive("default", limit=5, wait=timedelta(0), lease=LEASE)
+    second = asyncio.create_task(queue.receive("default", limit=5, wait=PATIENCE, lease=LEASE))
+    await asyncio.sleep(0)
     await queue.enqueue([message()])
-    [held] = await received(queue)
+    [held] = await second
     assert held.attempt == 1
     assert len(fake.calls_of("ReceiveMessage")) == 1
 
@@ -334,11 +354,12 @@ async def test_what_cannot_be_read_goes_to_the_dead_letters_verbatim(
 # what SQS says
 
 
-async def test_a_throttled_receive_is_unavailable_and_nothing_is_tried_again_behind_ones_back(
-    fake: FakeSqs, queue: AwsSqsQueue
+@pytest.mark.parametrize("failure", [THROTTLED, BROKEN], ids=lambda failure: failure.code)
+async def test_what_may_pass_is_unavailable_and_is_not_tried_again_behind_ones_back(
+    fake: FakeSqs, queue: AwsSqsQueue, failure: Failure
 ) -> None:
-    fake.failures["ReceiveMessage"].append(THROTTLED)
-    with pytest.raises(BackendUnavailable, match="RequestThrottled"):
+    fake.failures["ReceiveMessage"].append(failure)
+    with pytest.raises(BackendUnavailable, match=failure.code):
         await queue.receive("default", limit=1, wait=PATIENCE, lease=LEASE)
     assert len(fake.calls_of("ReceiveMessage")) == 1
 

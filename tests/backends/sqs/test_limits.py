@@ -144,7 +144,7 @@ async def test_a_receive_that_does_not_wait_asks_several_times_at_once(
     await queue.enqueue(messages(45))
     held = await queue.receive("default", limit=33, wait=timedelta(0), lease=MINUTE)
     asked = [call["MaxNumberOfMessages"] for call in fake.calls_of("ReceiveMessage")]
-    assert asked == [9, 9, 9, 6]
+    assert sorted(asked) == [6, 9, 9, 9]
     assert len(held) == 33
 
 
