@@ -31,6 +31,8 @@ PEERS: Final = {
         "jobbus-best": ("jobbus_peer", "best"),
         "raw": ("raw_postgres", "default"),
         "pgqueuer": ("pgqueuer_peer", "best"),
+        "chancy": ("chancy_peer", "best"),
+        "procrastinate": ("procrastinate_peer", "best"),
     },
     "aws_sqs": {
         "jobbus": ("jobbus_peer", "default"),
@@ -40,9 +42,17 @@ PEERS: Final = {
     "sqlite": {
         "jobbus": ("jobbus_peer", "default"),
         "raw": ("raw_sqlite", "default"),
+        "huey": ("huey_peer", "best"),
+        "litequeue": ("litequeue_peer", "default"),
     },
 }
+SLOW: Final = {"chancy": 4, "procrastinate": 20, "huey": 10, "litequeue": 10}
+"""Peers that take so many times longer get so many times fewer jobs."""
 CASES: Final = ("enqueue", "bulk", "drain", "latency")
+SHARES: Final = {"enqueue": 20, "together": 4, "rest": 1000}
+"""Cases of single jobs get that share of ``--jobs``."""
+PICK_UPS: Final = 200
+MEASURES: Final = {"latency": "p50", "across": "p50", "rest": "rss_mb"}
 SERVER: Final = "postgresql://postgres@127.0.0.1:5432/postgres"
 SECONDS: Final = 600
 
@@ -58,7 +68,9 @@ def main() -> int:
     for number in range(asked.rounds):
         for case in found:
             for name, (module, setting) in peers.items():
-                answer = _measure(asked, case, module, setting)
+                answer = _measure(asked, case, name, module, setting)
+                if answer is None:
+                    continue
                 print(f"round {number + 1} {case:8} {name:12} {_short(answer)}", file=sys.stderr)
                 found[case].setdefault(name, []).append(answer)
     _print_ratios(found)
@@ -92,10 +104,17 @@ def _known(backend: str, name: str) -> bool:
     return True
 
 
-def _measure(asked: argparse.Namespace, case: str, module: str, setting: str) -> dict[str, Any]:
-    jobs = {"drain": asked.jobs, "bulk": asked.jobs, "enqueue": asked.jobs // 20, "latency": 200}
+def _measure(
+    asked: argparse.Namespace, case: str, name: str, module: str, setting: str
+) -> dict[str, Any] | None:
+    """What the peer answers in a process of its own; None where it has no such case."""
+    if not hasattr(import_module(f"benchmarks.peers.{module}"), case):
+        return None
+    jobs = PICK_UPS if MEASURES.get(case) == "p50" else asked.jobs // SHARES.get(case, 1)
+    if case not in SHARES and MEASURES.get(case) is None:
+        jobs = max(jobs // SLOW.get(name, 1) // 1000, 1) * 1000
     with _database(asked) as url:
-        wish = json.dumps([module, case, url, jobs[case], setting])
+        wish = json.dumps([module, case, url, jobs, setting])
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks", "--one", wish],
             env={**os.environ, "JOBBUS_BACKEND": url},
@@ -113,7 +132,7 @@ def _measure(asked: argparse.Namespace, case: str, module: str, setting: str) ->
 def _run_here(wish: str) -> None:
     module, case, url, jobs, setting = json.loads(wish)
     peer = import_module(f"benchmarks.peers.{module}")
-    asyncio.run(peer.run(Case(case, url, jobs, setting)))
+    asyncio.run(getattr(peer, case)(Case(case, url, jobs, setting)))
 
 
 @contextmanager
@@ -145,12 +164,13 @@ def _short(answer: dict[str, Any]) -> str:
 
 def _print_ratios(found: dict[str, dict[str, list[Any]]]) -> None:
     for case, peers in found.items():
-        measure = "p50" if case == "latency" else "rate"
+        measure = MEASURES.get(case, "rate")
         medians = {
             n: statistics.median(a[measure] for a in answers) for n, answers in peers.items()
         }
         for name, value in medians.items():
             if name == "jobbus":
+                print(f"{case:8} jobbus: {measure} {value:,.1f}")
                 continue
             ratio = medians["jobbus"] / value
             print(f"{case:8} jobbus is {ratio:.2f} of {name} ({measure}: {value:,.1f})")
@@ -167,8 +187,8 @@ def _median(answers: list[Any], measure: str) -> float:
 def _document(found: dict[str, dict[str, list[Any]]]) -> dict[str, Any]:
     cases: dict[str, Any] = {}
     for case, peers in found.items():
-        if case == "latency":
-            cases["latency_ms"] = {
+        if MEASURES.get(case) == "p50":
+            cases[f"{case}_ms"] = {
                 name: {
                     key: statistics.median(answer[key] for answer in answers)
                     for key in ("p50", "p95", "p99")
@@ -176,7 +196,8 @@ def _document(found: dict[str, dict[str, list[Any]]]) -> dict[str, Any]:
                 for name, answers in peers.items()
             }
         else:
-            cases[case] = {name: [a["rate"] for a in answers] for name, answers in peers.items()}
+            measure = MEASURES.get(case, "rate")
+            cases[case] = {name: [a[measure] for a in answers] for name, answers in peers.items()}
             cases[f"{case}_detail"] = peers
     machine = {
         "python": platform.python_version(),

@@ -3,13 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import multiprocessing
 import time
-from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
-from benchmarks.case import PAYLOAD, Case, Stopwatch, latency_answer, rate_answer, tell
+from benchmarks.case import (
+    PAYLOAD,
+    WARM_UP,
+    Case,
+    Stopwatch,
+    latency_answer,
+    rate_answer,
+    resident_mb,
+    tell,
+)
 from benchmarks.sqs import counting_requests
 from jobbus import JobBus, Worker
+from jobbus.job import UNFINISHED
+from jobbus.store import JobFilter
+from jobbus.worker.process import tune_collector
+
+BEST_CONCURRENCY: Final = 500
+PROCESSES: Final = 4
+BATCH: Final = 1000
+FINISHED: Final = """
+INSERT INTO background_jobs (
+    id, queue, job_type, state, initial_state, priority, attempt, max_attempts, max_crashes,
+    run_at, started_at, finished_at, payload, result)
+SELECT gen_random_uuid(), 'default', 'nothing', 'completed', 'queued', 5, 1, 3, 3,
+    now(), now(), now(), convert_to(%s, 'UTF8'), '1'
+FROM generate_series(1, 1000000)
+"""
 
 bus = JobBus()
 picked_at: list[float] = []
@@ -28,8 +53,115 @@ async def note(payload: dict[str, Any]) -> int:
     return 1
 
 
-async def run(case: Case) -> None:
-    await {"enqueue": enqueue, "bulk": bulk, "drain": drain, "latency": latency}[case.name](case)
+async def enqueue(case: Case) -> None:
+    await opened()
+    watch = Stopwatch(case)
+    with watch.running():
+        for _ in range(case.jobs):
+            await nothing.enqueue(PAYLOAD)
+    tell(rate_answer(watch))
+    await bus.close()
+
+
+async def together(case: Case) -> None:
+    """One by one from twenty tasks at once, as a service with many requests enqueues."""
+    await opened()
+
+    async def some() -> None:
+        for _ in range(case.jobs // 20):
+            await nothing.enqueue(PAYLOAD)
+
+    watch = Stopwatch(case)
+    with watch.running():
+        await asyncio.gather(*(some() for _ in range(20)))
+    tell(rate_answer(watch))
+    await bus.close()
+
+
+async def bulk(case: Case) -> None:
+    await opened()
+    watch = Stopwatch(case)
+    with watch.running():
+        await fill(case.jobs)
+    tell(rate_answer(watch))
+    await bus.close()
+
+
+async def drain(case: Case) -> None:
+    await opened()
+    await fill(case.jobs)
+    await _drain(case)
+
+
+async def finished(case: Case) -> None:
+    """The drain beside a million rows of jobs that have ended."""
+    import psycopg
+
+    await opened()
+    with psycopg.connect(case.url, autocommit=True) as connection:
+        connection.execute(FINISHED, [json.dumps(PAYLOAD)])
+        connection.execute("VACUUM ANALYZE background_jobs")
+    await fill(case.jobs)
+    await _drain(case)
+
+
+async def one_process(case: Case) -> None:
+    await _processes(case, 1)
+
+
+async def four_processes(case: Case) -> None:
+    await _processes(case, PROCESSES)
+
+
+async def latency(case: Case) -> None:
+    await opened()
+    worker = Worker(bus)
+    working = asyncio.create_task(worker.run())
+    seconds = []
+    for _ in range(case.jobs + WARM_UP):
+        await asyncio.sleep(0.01)
+        picked.clear()
+        sent = time.perf_counter()
+        await note.enqueue(PAYLOAD)
+        async with asyncio.timeout(10):
+            await picked.wait()
+        seconds.append(picked_at[-1] - sent)
+    worker.stop()
+    await working
+    tell(latency_answer(seconds))
+    await bus.close()
+
+
+async def across(case: Case) -> None:
+    """Pick-up by a worker in another process than the producer's."""
+    await opened()
+    seen, told = multiprocessing.Pipe(duplex=False)
+    worker = multiprocessing.get_context("spawn").Process(target=_note_elsewhere, args=(told,))
+    worker.start()
+    seconds = []
+    for _ in range(case.jobs + WARM_UP):
+        await asyncio.sleep(0.01)
+        sent = time.perf_counter()
+        await note.enqueue(PAYLOAD)
+        # The same clock for all processes of a machine: CLOCK_MONOTONIC.
+        seconds.append(await asyncio.to_thread(seen.recv) - sent)
+    worker.terminate()
+    worker.join(30)
+    tell(latency_answer(seconds))
+    await bus.close()
+
+
+async def rest(case: Case) -> None:
+    """The memory of a worker that has nothing to do."""
+    await opened()
+    tune_collector()
+    worker = Worker(bus)
+    working = asyncio.create_task(worker.run())
+    await asyncio.sleep(2)
+    tell({"rss_mb": resident_mb()})
+    worker.stop()
+    await working
+    await bus.close()
 
 
 async def opened() -> None:
@@ -40,70 +172,74 @@ async def opened() -> None:
 
 
 async def fill(jobs: int) -> None:
-    for _ in range(jobs // 1000):
-        await bus.enqueue_many([nothing.message(PAYLOAD) for _ in range(1000)])
+    for _ in range(jobs // BATCH):
+        await bus.enqueue_many([nothing.message(PAYLOAD) for _ in range(BATCH)])
 
 
-async def enqueue(case: Case) -> None:
-    await opened()
-    watch = Stopwatch()
-    with watch.running():
-        for _ in range(case.jobs):
-            await nothing.enqueue(PAYLOAD)
-    tell(rate_answer(case, watch))
-    await bus.close()
-
-
-async def bulk(case: Case) -> None:
-    await opened()
-    watch = Stopwatch()
-    with watch.running():
-        await fill(case.jobs)
-    tell(rate_answer(case, watch))
-    await bus.close()
-
-
-async def drain(case: Case) -> None:
-    await opened()
-    await fill(case.jobs)
+async def _drain(case: Case) -> None:
+    tune_collector()  # as `jobbus worker` does
     done = 0
-    finished = asyncio.Event()
+    ended = asyncio.Event()
 
     def count(report: object) -> None:
         nonlocal done
         done += 1
         if done >= case.jobs:
-            finished.set()
+            ended.set()
 
-    worker = Worker(bus, concurrency=500 if case.setting == "best" else None)
+    worker = Worker(bus, concurrency=BEST_CONCURRENCY if case.setting == "best" else None)
     worker.observers.append(count)
     requests = counting_requests() if bus.settings.provider == "aws_sqs" else None
-    watch = Stopwatch()
+    watch = Stopwatch(case)
     with watch.running():
         working = asyncio.create_task(worker.run())
-        await finished.wait()
+        await ended.wait()
         worker.stop()
         await working
     counted = {} if requests is None else {"requests_per_job": requests() / case.jobs}
-    tell({**rate_answer(case, watch), **counted})
+    tell({**rate_answer(watch), **counted})
     await bus.close()
 
 
-async def latency(case: Case) -> None:
+async def _processes(case: Case, number: int) -> None:
     await opened()
-    worker = Worker(bus)
-    working = asyncio.create_task(worker.run())
-    seconds = []
-    for number in range(case.jobs + 10):
-        await asyncio.sleep(0.01)
-        picked.clear()
-        sent = time.perf_counter()
-        await note.enqueue(PAYLOAD)
-        async with asyncio.timeout(timedelta(seconds=10).total_seconds()):
-            await picked.wait()
-        if number >= 10:
-            seconds.append(picked_at[-1] - sent)
-    worker.stop()
-    await working
-    tell(latency_answer(seconds))
+    await fill(case.jobs)
+    spawn = multiprocessing.get_context("spawn")
+    begin = spawn.Event()
+    workers = [spawn.Process(target=_work_elsewhere, args=(begin,)) for _ in range(number)]
+    for worker in workers:
+        worker.start()
+    await asyncio.sleep(3)  # until they have imported everything: that is not measured
+    watch = Stopwatch(case)
+    with watch.running():
+        begin.set()
+        while await bus.store.count(JobFilter(states=UNFINISHED), cap=1):  # noqa: ASYNC110  # others work
+            await asyncio.sleep(0.01)
+    tell(rate_answer(watch))
+    for worker in workers:
+        worker.terminate()
+        worker.join(30)
     await bus.close()
+
+
+def _work_elsewhere(begin: Any) -> None:
+    async def work() -> None:
+        await bus.open()
+        tune_collector()
+        await asyncio.to_thread(begin.wait)
+        await Worker(bus).run()
+
+    asyncio.run(work())
+
+
+def _note_elsewhere(told: Any) -> None:
+    async def work() -> None:
+        working = asyncio.create_task(Worker(bus).run())
+        while True:
+            await picked.wait()
+            picked.clear()
+            told.send(picked_at[-1])
+            if working.done():
+                return
+
+    asyncio.run(work())

@@ -14,13 +14,9 @@ from pgqueuer.models import Job
 from pgqueuer.queries import Queries
 from pgqueuer.types import QueueExecutionMode
 
-from benchmarks.case import PAYLOAD, Case, Stopwatch, latency_answer, rate_answer, tell
+from benchmarks.case import PAYLOAD, WARM_UP, Case, Stopwatch, latency_answer, rate_answer, tell
 
 BODY = json.dumps(PAYLOAD).encode()
-
-
-async def run(case: Case) -> None:
-    await {"enqueue": enqueue, "bulk": bulk, "drain": drain, "latency": latency}[case.name](case)
 
 
 async def connect(case: Case) -> Any:
@@ -40,19 +36,19 @@ async def fill(queries: Queries, jobs: int) -> None:
 
 async def enqueue(case: Case) -> None:
     queries = await prepare(case)
-    watch = Stopwatch()
+    watch = Stopwatch(case)
     with watch.running():
         for _ in range(case.jobs):
             await queries.enqueue("nothing", BODY)
-    tell(rate_answer(case, watch))
+    tell(rate_answer(watch))
 
 
 async def bulk(case: Case) -> None:
     queries = await prepare(case)
-    watch = Stopwatch()
+    watch = Stopwatch(case)
     with watch.running():
         await fill(queries, case.jobs)
-    tell(rate_answer(case, watch))
+    tell(rate_answer(watch))
 
 
 async def drain(case: Case) -> None:
@@ -64,12 +60,12 @@ async def drain(case: Case) -> None:
     async def nothing(job: Job) -> None:
         json.loads(job.payload or b"null")
 
-    watch = Stopwatch()
+    watch = Stopwatch(case)
     with watch.running():
         await worker.run(
             batch_size=500 if case.setting == "best" else 10, mode=QueueExecutionMode.drain
         )
-    tell(rate_answer(case, watch))
+    tell(rate_answer(watch))
 
 
 async def latency(case: Case) -> None:
@@ -85,7 +81,7 @@ async def latency(case: Case) -> None:
 
     working = asyncio.create_task(worker.run())
     await asyncio.sleep(0.5)
-    for _ in range(case.jobs + 10):
+    for _ in range(case.jobs + WARM_UP):
         await asyncio.sleep(0.01)
         picked.clear()
         sent = time.perf_counter()
@@ -93,4 +89,4 @@ async def latency(case: Case) -> None:
         await picked.wait()
     worker.shutdown.set()
     await working
-    tell(latency_answer(seconds[10:]))
+    tell(latency_answer(seconds))

@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg
 
-from benchmarks.case import PAYLOAD, Case, Stopwatch, latency_answer, rate_answer, tell
+from benchmarks.case import PAYLOAD, WARM_UP, Case, Stopwatch, latency_answer, rate_answer, tell
 
 BATCH = 500
 TABLE = """
@@ -43,12 +43,12 @@ UPDATE raw_jobs j SET status = 2, finished_at = clock_timestamp(), result = d.re
 FROM jsonb_to_recordset(%s::jsonb) AS d(id bigint, result text)
 WHERE j.id = d.id AND j.status = 1
 """
+FINISHED = """
+INSERT INTO raw_jobs (ready, status, attempt, worker, started_at, finished_at, payload, result)
+SELECT false, 2, 1, 1, now(), now(), %s, '1' FROM generate_series(1, 1000000)
+"""
 INSERT_ONE = "INSERT INTO raw_jobs (payload) VALUES (%s)"
 INSERT_MANY = "INSERT INTO raw_jobs (payload) SELECT unnest(%s::text[])"
-
-
-async def run(case: Case) -> None:
-    await {"enqueue": enqueue, "bulk": bulk, "drain": drain, "latency": latency}[case.name](case)
 
 
 async def connect(url: str) -> psycopg.AsyncConnection[Any]:
@@ -66,25 +66,36 @@ async def prepare(case: Case) -> psycopg.AsyncConnection[Any]:
 async def enqueue(case: Case) -> None:
     connection = await prepare(case)
     payload = json.dumps(PAYLOAD)
-    watch = Stopwatch()
+    watch = Stopwatch(case)
     with watch.running():
         for _ in range(case.jobs):
             await connection.execute(INSERT_ONE, [payload])
-    tell(rate_answer(case, watch))
+    tell(rate_answer(watch))
 
 
 async def bulk(case: Case) -> None:
     connection = await prepare(case)
     payload = json.dumps(PAYLOAD)
-    watch = Stopwatch()
+    watch = Stopwatch(case)
     with watch.running():
         for _ in range(case.jobs // 1000):
             await connection.execute(INSERT_MANY, [[payload] * 1000])
-    tell(rate_answer(case, watch))
+    tell(rate_answer(watch))
+
+
+async def finished(case: Case) -> None:
+    """The drain beside a million rows of jobs that have ended."""
+    claims = await prepare(case)
+    await claims.execute(FINISHED, [json.dumps(PAYLOAD)])
+    await claims.execute("VACUUM ANALYZE raw_jobs")
+    await _drain(case, claims)
 
 
 async def drain(case: Case) -> None:
-    claims = await prepare(case)
+    await _drain(case, await prepare(case))
+
+
+async def _drain(case: Case, claims: psycopg.AsyncConnection[Any]) -> None:
     payload = json.dumps(PAYLOAD)
     for _ in range(case.jobs // 1000):
         await claims.execute(INSERT_MANY, [[payload] * 1000])
@@ -96,7 +107,7 @@ async def drain(case: Case) -> None:
     async def settle(done: list[dict[str, Any]]) -> None:
         await settles.execute(COMPLETE, [json.dumps(done)])
 
-    watch = Stopwatch()
+    watch = Stopwatch(case)
     with watch.running():
         settling: asyncio.Task[None] | None = None
         while True:
@@ -108,7 +119,7 @@ async def drain(case: Case) -> None:
             if not done:
                 break
             settling = asyncio.create_task(settle(done))
-    tell(rate_answer(case, watch))
+    tell(rate_answer(watch))
 
 
 async def latency(case: Case) -> None:
@@ -139,7 +150,7 @@ async def latency(case: Case) -> None:
                 await worker.execute(COMPLETE, [json.dumps(done)])
 
     tasks = [asyncio.create_task(listen()), asyncio.create_task(work())]
-    for _ in range(case.jobs):
+    for _ in range(case.jobs + WARM_UP):
         await asyncio.sleep(0.01)
         picked.clear()
         sent = time.perf_counter()

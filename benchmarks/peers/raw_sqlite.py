@@ -8,7 +8,7 @@ import sqlite3
 import time
 from typing import Any
 
-from benchmarks.case import PAYLOAD, Case, Stopwatch, latency_answer, rate_answer, tell
+from benchmarks.case import PAYLOAD, WARM_UP, Case, Stopwatch, latency_answer, rate_answer, tell
 
 BATCH = 100
 TABLE = """
@@ -23,10 +23,6 @@ PICK = "SELECT id, payload FROM raw_jobs WHERE ready = 1 ORDER BY id LIMIT ?"
 START = """UPDATE raw_jobs SET ready = 0, status = 1, attempt = attempt + 1, worker = 1,
     started_at = ? WHERE id = ?"""
 COMPLETE = "UPDATE raw_jobs SET status = 2, finished_at = ?, result = ? WHERE id = ? AND status = 1"
-
-
-async def run(case: Case) -> None:
-    await {"enqueue": enqueue, "bulk": bulk, "drain": drain, "latency": latency}[case.name](case)
 
 
 def connect(case: Case) -> sqlite3.Connection:
@@ -57,19 +53,19 @@ def fill(connection: sqlite3.Connection, jobs: int) -> None:
 async def enqueue(case: Case) -> None:
     connection = prepare(case)
     payload = json.dumps(PAYLOAD)
-    watch = Stopwatch()
+    watch = Stopwatch(case)
     with watch.running():
         for _ in range(case.jobs):
             connection.execute(INSERT, (payload, now()))
-    tell(rate_answer(case, watch))
+    tell(rate_answer(watch))
 
 
 async def bulk(case: Case) -> None:
     connection = prepare(case)
-    watch = Stopwatch()
+    watch = Stopwatch(case)
     with watch.running():
         fill(connection, case.jobs)
-    tell(rate_answer(case, watch))
+    tell(rate_answer(watch))
 
 
 async def drain(case: Case) -> None:
@@ -80,7 +76,7 @@ async def drain(case: Case) -> None:
         return 1
 
     done: list[tuple[int, str, int]] = []
-    watch = Stopwatch()
+    watch = Stopwatch(case)
     with watch.running():
         while True:
             connection.execute("BEGIN IMMEDIATE")
@@ -91,7 +87,7 @@ async def drain(case: Case) -> None:
             done = [(now(), str(await handler(json.loads(p))), id) for id, p in rows]
             if not rows:
                 break
-    tell(rate_answer(case, watch))
+    tell(rate_answer(watch))
 
 
 async def latency(case: Case) -> None:
@@ -99,7 +95,7 @@ async def latency(case: Case) -> None:
     worker, producer = prepare(case), connect(case)
     payload, seconds = json.dumps(PAYLOAD), []
     version = worker.execute("PRAGMA data_version").fetchone()
-    for _ in range(case.jobs):
+    for _ in range(case.jobs + WARM_UP):
         await asyncio.sleep(0.01)
         sent = time.perf_counter()
         producer.execute(INSERT, (payload, now()))

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from typing import Any
 from uuid import uuid4
 
-from benchmarks.case import PAYLOAD, Case, Stopwatch, latency_answer, rate_answer, tell
+from benchmarks.case import PAYLOAD, WARM_UP, Case, Stopwatch, latency_answer, rate_answer, tell
 from benchmarks.sqs import client, counting_requests, split
 
 BODY = json.dumps(PAYLOAD)
-
-
-async def run(case: Case) -> None:
-    {"enqueue": enqueue, "bulk": bulk, "drain": drain, "latency": latency}[case.name](case)
 
 
 def fill(sqs: Any, url: str, jobs: int) -> None:
@@ -23,26 +20,26 @@ def fill(sqs: Any, url: str, jobs: int) -> None:
         sqs.send_message_batch(QueueUrl=url, Entries=entries)
 
 
-def enqueue(case: Case) -> None:
+async def enqueue(case: Case) -> None:
     endpoint, url = split(case.url)
-    sqs, watch = client(endpoint), Stopwatch()
+    sqs, watch = client(endpoint), Stopwatch(case)
     with watch.running():
         for _ in range(case.jobs):
             sqs.send_message(QueueUrl=url, MessageBody=BODY)
-    tell(rate_answer(case, watch))
+    tell(rate_answer(watch))
 
 
-def bulk(case: Case) -> None:
+async def bulk(case: Case) -> None:
     endpoint, url = split(case.url)
-    sqs, watch = client(endpoint), Stopwatch()
+    sqs, watch = client(endpoint), Stopwatch(case)
     with watch.running():
         fill(sqs, url, case.jobs)
-    tell(rate_answer(case, watch))
+    tell(rate_answer(watch))
 
 
-def drain(case: Case) -> None:
+async def drain(case: Case) -> None:
     endpoint, url = split(case.url)
-    sqs, watch = client(endpoint), Stopwatch()
+    sqs, watch = client(endpoint), Stopwatch(case)
     fill(sqs, url, case.jobs)
     requests, done = counting_requests(), 0
     with watch.running():
@@ -57,10 +54,10 @@ def drain(case: Case) -> None:
             ]
             sqs.delete_message_batch(QueueUrl=url, Entries=entries)
             done += len(found)
-    tell({**rate_answer(case, watch), "requests_per_job": requests() / case.jobs})
+    tell({**rate_answer(watch), "requests_per_job": requests() / case.jobs})
 
 
-def latency(case: Case) -> None:
+async def latency(case: Case) -> None:
     """Pick-up by a long poll that waits already, in another thread, as the producer sends."""
     from concurrent.futures import ThreadPoolExecutor
 
@@ -75,9 +72,9 @@ def latency(case: Case) -> None:
         return at
 
     with ThreadPoolExecutor(1) as threads:
-        for _ in range(case.jobs):
+        for _ in range(case.jobs + WARM_UP):
             picked = threads.submit(receive)
-            time.sleep(0.02)
+            await asyncio.sleep(0.02)
             sent = time.perf_counter()
             producer.send_message(QueueUrl=url, MessageBody=json.dumps({"id": uuid4().hex}))
             seconds.append(picked.result() - sent)

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping, Set
 from dataclasses import fields, is_dataclass
 from decimal import Decimal
 from enum import Enum
+from functools import cache
+from types import ModuleType
 from typing import Any, Final, NoReturn
 
 from jobbus.errors import PayloadError, PayloadTooLarge
@@ -51,20 +53,33 @@ def encode(value: object, *, limit: int = DEFAULT_LIMIT, what: str = "the payloa
     no JSON reader agrees on (NaN, keys that are not strings, lone surrogates), and for values
     beyond the limits above; :class:`~jobbus.errors.PayloadTooLarge` beyond ``limit`` bytes.
     """
-    from pydantic_core import to_json
+    if is_plain(value):
+        return encode_plain(value, limit=limit, what=what)
+    tree = to_tree(value, what=what)
+    data = _dumped(tree, what)
+    if loss := lost(data, value):
+        raise PayloadError(f"{what}: {loss}")
+    return _within(data, limit, what)
 
-    tree = value if is_plain(value) else to_tree(value, what=what)
+
+def encode_plain(value: object, *, limit: int, what: str) -> bytes:
+    """:func:`encode` for what is known to be :func:`is_plain`."""
+    data = _dumped(value, what)
+    if b"NaN" in data or b"Infinity" in data or (len(data) > MAX_DIGITS and _too_long(data)):
+        _Converter(what).convert(value)
+    return _within(data, limit, what)
+
+
+def _dumped(tree: object, what: str) -> bytes:
     try:
-        data = to_json(tree)
+        data: bytes = _json().to_json(tree)
     except ValueError as error:
         _Converter(what).convert(tree)
         raise PayloadError(f"{what} cannot be JSON: {error}") from error
-    if tree is value and (
-        b"NaN" in data or b"Infinity" in data or (len(data) > MAX_DIGITS and _too_long(data))
-    ):
-        _Converter(what).convert(value)
-    if tree is not value and (loss := lost(data, value)):
-        raise PayloadError(f"{what}: {loss}")
+    return data
+
+
+def _within(data: bytes, limit: int, what: str) -> bytes:
     limit = min(limit, HARD_LIMIT)
     if len(data) > limit:
         raise PayloadTooLarge(
@@ -72,6 +87,14 @@ def encode(value: object, *, limit: int = DEFAULT_LIMIT, what: str = "the payloa
             "store the data elsewhere and pass a reference to it"
         )
     return data
+
+
+@cache
+def _json() -> ModuleType:
+    """The parser, imported when it is first needed: an import statement costs a job as much."""
+    import pydantic_core
+
+    return pydantic_core
 
 
 def is_plain(value: object) -> bool:
@@ -93,15 +116,13 @@ def decode(data: bytes, *, what: str = "the payload") -> Any:
     limits above, duplicate keys and overflowing numbers included, after no more work than the size
     of ``data`` is worth; :class:`~jobbus.errors.PayloadTooLarge` beyond :data:`HARD_LIMIT`.
     """
-    from pydantic_core import from_json
-
     if len(data) > HARD_LIMIT:
         raise PayloadTooLarge(f"{what}: {len(data):,} bytes, and the limit is {HARD_LIMIT:,}")
     # A level takes two bytes, so documents this short are above suspicion.
     if len(data) > 2 * MAX_DEPTH:
         _refuse_bombs(data, what)
     try:
-        value = from_json(data, allow_inf_nan=False, cache_strings="keys")
+        value = _json().from_json(data, allow_inf_nan=False, cache_strings="keys")
     except ValueError as error:
         raise PayloadError(f"{what} is not JSON: {error}") from error
     keys = _count_keys(value if type(value) in _CONTAINERS else [value], 1, what)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar, Token
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Protocol
@@ -16,7 +16,8 @@ from jobbus.job import Progress
 from jobbus.message import Message
 
 log = logging.getLogger("jobbus.handler")
-_current: ContextVar[JobContext] = ContextVar("jobbus_job_context")
+_current: ContextVar[Callable[[], JobContext]] = ContextVar("jobbus_job_context")
+"""How to come by the context: most handlers never ask, and making it costs each of them."""
 
 
 class ContextHost(Protocol):
@@ -71,9 +72,10 @@ class JobContext:
     def current(cls) -> JobContext:
         """The context of the job that this code runs in. Raises LookupError outside of one."""
         try:
-            return _current.get()
+            make = _current.get()
         except LookupError:
             raise LookupError("no job is running here: this is not inside a handler") from None
+        return make()
 
     @property
     def idempotency_key(self) -> str:
@@ -163,12 +165,12 @@ def child_id(parent_id: str, key: str) -> str:
     return str(UUID(bytes=bytes(raw)))
 
 
-def run_in(context: JobContext) -> Any:
-    """Make ``context`` the current one; give the token back to :func:`leave`."""
+def run_in(context: Callable[[], JobContext]) -> Token[Callable[[], JobContext]]:
+    """Make the context that this call gives the current one; :func:`leave` takes the token."""
     return _current.set(context)
 
 
-def leave(token: Any) -> None:
+def leave(token: Token[Callable[[], JobContext]]) -> None:
     _current.reset(token)
 
 

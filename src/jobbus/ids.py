@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from uuid import UUID
 
 _HEX = "%08x-%04x-%04x-%04x-%012x"
+_CANONICAL = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
 class _Clock:
@@ -51,6 +53,8 @@ def new_id() -> str:
 def parse_id(text: str) -> str | None:
     """The canonical form of a UUID, or None for anything else."""
     try:
+        if _CANONICAL.fullmatch(text):
+            return text
         return str(UUID(text))
     except (ValueError, AttributeError, TypeError):
         return None

@@ -26,7 +26,7 @@ from jobbus.codec import DEFAULT_LIMIT
 from jobbus.context import Detached, JobContext, leave, run_in
 from jobbus.errors import ConfigurationError, PayloadTooLarge
 from jobbus.ids import new_id
-from jobbus.message import DEFAULT_QUEUE, Message, Priority
+from jobbus.message import DEFAULT_QUEUE, Message, Priority, new_message
 from jobbus.options import (
     NOTHING,
     Duration,
@@ -286,7 +286,7 @@ class JobType(Generic[P, R]):
                 )
 
     def _message(self, payload: bytes) -> Message:
-        message = Message(
+        message = new_message(
             job_id=new_id(),
             job_type=self.name,
             payload=payload,
@@ -320,7 +320,7 @@ class JobType(Generic[P, R]):
     def _called_alone(
         self, context: JobContext, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Any:
-        token = run_in(context)
+        token = run_in(lambda: context)
         try:
             outcome = self.function(context, *args, **kwargs)
         finally:
@@ -361,7 +361,7 @@ class SyncJobType(JobType[P, R]):
 
 
 async def _awaited_in(context: JobContext, outcome: Awaitable[R]) -> R:
-    token = run_in(context)
+    token = run_in(lambda: context)
     try:
         return await outcome
     finally:

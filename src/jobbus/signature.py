@@ -42,9 +42,18 @@ from jobbus.validation import (
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+_COMMON: Final = 10**15
+"""Integers below it need no check of their length."""
 _BOUND_ANYWAY: Final = frozenset({"self", "cls"})
 _SIMPLE: Final = frozenset(
     {str, int, float, bool, type(None), bytes, datetime, date, time, timedelta, Decimal, UUID}
+)
+_ANY_OBJECT: Final = (
+    dict,
+    dict[str, Any],
+    dict[str, object],
+    Mapping[str, Any],
+    Mapping[str, object],
 )
 
 
@@ -116,6 +125,10 @@ class Signature:
         """The payload of a call; PayloadError names the arguments that are at fault."""
         what = f"the payload of {self._job_type}"
         given = self._bound(args, kwargs)
+        if self._takes_any_object and len(given) == 1:
+            [(name, value)] = given.items()
+            if name == self._parameters[0].name and type(value) is dict and codec.is_plain(value):
+                return codec.encode_plain(value, limit=limit, what=what)
         for name, value in given.items():
             if name not in self._typed:
                 codec.to_tree(value, what=f"argument `{name}` of {self._job_type}")
@@ -137,6 +150,8 @@ class Signature:
         tree = codec.decode(payload, what=what)
         if not isinstance(tree, dict) and not (self._is_bare and tree is None):
             raise PayloadError(f"{what} must be a JSON object")
+        if self._takes_any_object and tree is not None:
+            return self._passed(tree)
         model = read_arguments(self._arguments, self._named(payload, tree), job_type=self._job_type)
         args: list[Any] = []
         kwargs = dict(model.__pydantic_extra__ or {})
@@ -153,6 +168,8 @@ class Signature:
         """What the handler returned, as JSON; ``null`` for None."""
         if value is None:
             return b"null"
+        if type(value) is int and -_COMMON < value < _COMMON and self._returns_simple:
+            return b"%d" % value
         what = f"the result of {self._job_type}"
         if self._returns_anything or (self._returns_simple and codec.is_plain(value)):
             return codec.encode(value, limit=codec.HARD_LIMIT, what=what)
@@ -219,6 +236,17 @@ class Signature:
             and self._rest is None
             and is_object_type(self._hints[self._parameters[0].name])
         )
+
+    @cached_property
+    def _takes_any_object(self) -> bool:
+        """Whether a payload of any JSON object is the argument, with nothing left to validate."""
+        return self._is_bare and self._hints[self._parameters[0].name] in _ANY_OBJECT
+
+    def _passed(self, tree: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        parameter = self._parameters[0]
+        if parameter.kind is Parameter.POSITIONAL_ONLY:
+            return (tree,), {}
+        return (), {parameter.name: tree}
 
     @cached_property
     def _is_simple(self) -> bool:

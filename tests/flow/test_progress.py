@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
 from jobbus import JobBus, JobContext, JobState, Progress
+from jobbus.message import Delivery
 from tests.flow.support import AT_ONCE, Home, at_work, completed, ended, eventually
 
 
@@ -119,6 +120,31 @@ async def test_progress_comes_from_any_thread_of_the_handler(prompt_bus: JobBus)
         job = await completed(bus, await share.enqueue())
     assert job.progress is not None
     assert (job.progress.percent, job.progress.stage) == (40, "helping")
+
+
+async def test_a_last_word_that_is_still_being_written_is_not_overtaken_by_the_end(
+    prompt_bus: JobBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus = prompt_bus
+    writing = asyncio.Event()
+    record = bus.store.record_progress
+
+    async def slow(reports: Sequence[tuple[Delivery, Progress]]) -> None:
+        writing.set()
+        await asyncio.sleep(0.1)  # long enough for the end of the job, were it not to wait
+        await record(reports)
+
+    monkeypatch.setattr(bus.store, "record_progress", slow)
+
+    @bus.job
+    async def speak(ctx: JobContext) -> None:
+        ctx.progress(70, "nearly")
+        await writing.wait()
+
+    async with at_work(bus):
+        job = await completed(bus, await speak.enqueue())
+    assert job.progress is not None
+    assert job.progress.percent == 70
 
 
 async def test_texts_that_no_database_keeps_do_not_break_the_job(bus: JobBus) -> None:

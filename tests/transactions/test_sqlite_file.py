@@ -18,6 +18,7 @@ from jobbus.backends import sqlite
 from jobbus.backends.sql.filesystem import NETWORK, refuse_network
 from jobbus.backends.sql.program import Call, Program, Rows
 from jobbus.backends.sql.sqlite_engine import SqliteEngine
+from jobbus.backends.sql.statements import Naming
 from jobbus.backends.sqlite import SqliteQueue
 from jobbus.ids import new_id
 from jobbus.testing import message
@@ -270,3 +271,24 @@ async def test_a_file_that_is_no_database_is_left_as_it_is(tmp_path: Path) -> No
     with pytest.raises(Exception, match="not a database"):
         await queue.open()
     assert path.read_text() == "Dear Ada,\n" * 200
+
+
+async def test_who_begins_to_wait_hears_at_once_of_what_other_processes_have_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # By itself the reader looks so seldom here that nobody would wait for it.
+    monkeypatch.setattr(SqliteEngine, "_glance", lambda engine: 3600.0)
+    heard = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    engine = SqliteEngine(str(tmp_path / "jobs.db"), naming=Naming())
+    engine.on_change.append(lambda: loop.call_soon_threadsafe(heard.set))
+    other = SqliteQueue(tmp_path / "jobs.db")
+    await other.open()
+    await asyncio.to_thread(engine.start)
+    await other.enqueue([message()])
+    with engine.listening():
+        async with asyncio.timeout(60):
+            await heard.wait()
+    engine.on_change.clear()
+    await asyncio.to_thread(engine.stop_unless_used)
+    await other.close()

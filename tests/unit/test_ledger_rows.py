@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 
 from jobbus.backends.sql.document import batch_document
 from jobbus.backends.sql.inspection import decode_cursor, encode_cursor
+from jobbus.backends.sql.program import Dialect
 from jobbus.backends.sql.rows import (
+    Receipt,
+    delivery_from,
     mended,
     message_row,
     problem_from,
@@ -26,7 +29,7 @@ from jobbus.backends.sql.statements import Naming, load, to_pyformat
 from jobbus.errors import ConfigurationError
 from jobbus.ids import new_id
 from jobbus.job import Problem, Progress
-from jobbus.message import Dependency, Message
+from jobbus.message import Delivery, Dependency, Message
 
 MESSAGE: Final = Message(job_id=new_id(), job_type="work", payload=b"{}")
 MOMENT: Final = datetime(2031, 5, 6, 7, 8, 9, 123000, tzinfo=UTC)
@@ -37,13 +40,38 @@ def row(**asked: Any) -> dict[str, Any]:
 
 
 def test_a_plain_message_fills_no_more_of_its_row_than_it_must() -> None:
-    empty = {name for name, value in row().items() if value is None}
-    assert empty == {
-        "timeout_ms", "run_at", "expires_at", "parent_id", "unique_key", "unique_lock",
-        "group_name", "tags", "headers", "metadata",
+    assert set(row()) == {
+        "id", "queue", "job_type", "priority", "attempt", "max_attempts", "max_crashes",
+        "delay_ms", "blocked", "payload",
     }  # fmt: skip
     assert row()["blocked"] is False
     assert row()["delay_ms"] == 0
+
+
+def test_a_claimed_row_becomes_the_same_frozen_values_as_any_other_way_of_making_them() -> None:
+    due = MOMENT - timedelta(seconds=2)
+    claimed = (
+        MESSAGE.job_id, 4, 7, 1, 2, 8, "work", b"{}", '{"a": "b"}', 90_000, 5, 6, MOMENT, due, due,
+        MOMENT, "g", None, "order-7", '["t"]', '{"tenant": 7}', True,
+    )  # fmt: skip
+    delivery = delivery_from(claimed, "default", 1.5, Dialect("any", _as_is, str, True))
+    message = replace(
+        MESSAGE, headers={"a": "b"}, priority=8, group="g", expires_at=MOMENT, max_attempts=5,
+        max_crashes=6, timeout=timedelta(seconds=90), unique_key="order-7", tags=("t",),
+        metadata={"tenant": 7}, prior_attempts=3,
+    )  # fmt: skip
+    assert delivery == Delivery(
+        message=message, receipt=Receipt(7, True), attempt=4, failures=1, crashes=2,
+        enqueued_at=due, wait=timedelta(seconds=2), received_at=1.5,
+    )  # fmt: skip
+    assert (type(delivery), type(delivery.message)) == (Delivery, Message)
+    for value in (delivery, delivery.message):
+        with pytest.raises(FrozenInstanceError):
+            setattr(value, next(iter(value.__slots__)), None)
+
+
+def _as_is(value: Any) -> Any:
+    return value
 
 
 def test_what_is_asked_for_stands_in_its_column() -> None:

@@ -167,7 +167,8 @@ def test_a_worker_that_keeps_dying_is_started_again_each_time() -> None:
     with supervised(f"{SAY}say('up'); raise SystemExit(7)", FAST) as it:
         assert it.lines(5) == [["up"]] * 5
         it.send(signal.SIGTERM)
-        assert it.wait() in (7, 128 + signal.SIGTERM)
+        # 0 when it was told to end before it had come to failing.
+        assert it.wait() in (0, 7)
 
 
 def test_the_exit_code_is_the_worst_of_the_workers() -> None:

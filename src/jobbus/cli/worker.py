@@ -103,8 +103,10 @@ def worker(
 
 def _work(cli: Cli, app: str | None, wishes: Wishes) -> int:
     from jobbus.cli.connecting import load_application
+    from jobbus.worker.process import tune_collector
 
     application = load_application(cli.shared, app)
+    tune_collector()
     return cli.run(_run(cli, application, wishes))
 
 

@@ -8,7 +8,7 @@ import functools
 import logging
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -25,15 +25,16 @@ from jobbus.message import (
     DeadLetter,
     Delivery,
 )
-from jobbus.middleware import Middleware, compose
+from jobbus.middleware import compose
 from jobbus.retry import Again, GiveUp, Stop, decide
 
-from .held import Held
+from .held import Held, Settlement
 from .host import WorkerHost
-from .settle import Settlement
 from .wire import HandlerError
 
 if TYPE_CHECKING:
+    from jobbus.bus import JobBus
+
     from .isolation import ChildPool
 
 log = logging.getLogger("jobbus.worker")
@@ -46,8 +47,39 @@ _TRACEBACK_LIMIT: Final = 8192
 _MESSAGE_LIMIT: Final = 2000
 
 
-class SlotStuck(Exception):
-    """A handler goes on although it was told to stop."""
+class _Running:
+    """A handler at work, whose context is made when somebody asks for it."""
+
+    __slots__ = ("_bus", "_held", "_job_type", "_limit", "_made")
+
+    def __init__(
+        self, bus: JobBus, held: Held, job_type: JobType[..., Any], limit: timedelta
+    ) -> None:
+        self._bus = bus
+        self._held = held
+        self._job_type = job_type
+        self._limit = limit
+        self._made: JobContext | None = None
+
+    def context(self) -> JobContext:
+        if self._made is None:
+            delivery = self._held.delivery
+            message = delivery.message
+            self._made = JobContext(
+                job_id=message.job_id,
+                job_type=message.job_type,
+                queue=message.queue,
+                attempt=delivery.attempt,
+                failures=delivery.failures,
+                max_attempts=message.max_attempts,
+                host=WorkerHost(self._bus, self._held, self._job_type),
+                headers=message.headers,
+                tags=message.tags,
+                metadata=message.metadata,
+                parent_id=message.parent_id,
+                timeout=self._limit,
+            )
+        return self._made
 
 
 class Attempts:
@@ -57,16 +89,15 @@ class Attempts:
         self,
         handlers: Callable[[str], JobType[..., Any] | None],
         *,
-        middleware: Sequence[Middleware],
-        host: Callable[[Held], WorkerHost],
+        bus: JobBus,
         threads: ThreadPoolExecutor,
         children: Callable[[], ChildPool],
         default_timeout: timedelta,
         deadlines: Deadlines,
     ) -> None:
         self._handlers = handlers
-        self._middleware = middleware
-        self._host = host
+        self._bus = bus
+        self._middleware = bus.middleware
         self._threads = threads
         self._children = children
         self._default_timeout = default_timeout
@@ -106,19 +137,22 @@ class Attempts:
     async def _call(self, held: Held, job_type: JobType[..., Any]) -> bytes | None:
         message = held.delivery.message
         limit = message.timeout or job_type.timeout or self._default_timeout
-        context = held.context = _context(held, job_type, self._host(held), limit)
+        context = held.context = _Running(self._bus, held, job_type, limit).context
         token = run_in(context)
         try:
             if job_type.isolation is Isolation.PROCESS:
-                return await self._call_child(held, job_type, context, limit)
+                return await self._call_child(held, job_type, context(), limit)
             arguments, named = job_type.decode_arguments(message.payload)
             self._deadlines.set(held, limit)
-            if job_type.is_async and not self._middleware:
-                value = await job_type.call(context, arguments, named)
+            if self._middleware or not job_type.is_async:
+                handler = functools.partial(self._invoke, job_type, context(), arguments, named)
+                value = await compose(self._middleware, context(), handler)()
+            elif job_type.takes_context:
+                value = await job_type.function(context(), *arguments, **named)
             else:
-                handler = functools.partial(self._invoke, job_type, context, arguments, named)
-                value = await compose(self._middleware, context, handler)()
-            held.notice = ("complete", value)
+                value = await job_type.function(*arguments, **named)
+            if job_type.observers:
+                held.notice = ("complete", value)
             return job_type.encode_result(value)
         except Exception as error:
             held.notice = ("error", error)
@@ -301,25 +335,4 @@ def _problem(kind: str, message: str, trace: str | None) -> Problem:
         kind=kind,
         message=(message or kind)[:_MESSAGE_LIMIT],
         traceback=trace[-_TRACEBACK_LIMIT:] if trace else None,
-    )
-
-
-def _context(
-    held: Held, job_type: JobType[..., Any], host: WorkerHost, limit: timedelta
-) -> JobContext:
-    delivery = held.delivery
-    message = delivery.message
-    return JobContext(
-        job_id=message.job_id,
-        job_type=message.job_type,
-        queue=message.queue,
-        attempt=delivery.attempt,
-        failures=delivery.failures,
-        max_attempts=message.max_attempts,
-        host=host,
-        headers=message.headers,
-        tags=message.tags,
-        metadata=message.metadata,
-        parent_id=message.parent_id,
-        timeout=limit,
     )

@@ -173,7 +173,7 @@ class Runner:
         context = _context(said["job"], PipeHost(self._link, running))
         self._link.send("started")
         context.raise_if_cancelled()
-        token = run_in(context)
+        token = run_in(lambda: context)
         limit.set()
         try:
             if job_type.is_async:

@@ -352,7 +352,7 @@ def _log_for_child(said: Mapping[str, Any], visit: Visit | None) -> None:
         None,
         str(said["function"]),
     )
-    token = None if visit is None else run_in(visit.context)
+    token = None if visit is None else run_in(lambda: visit.context)
     try:
         logger.handle(record)
     finally:

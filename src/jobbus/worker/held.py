@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final, Literal
 
 from jobbus.context import JobContext
 from jobbus.job import Progress
-from jobbus.message import Delivery
+from jobbus.message import Abandonment, Completion, DeadLetter, Delivery
 
+Settlement = Completion | Abandonment | DeadLetter
 _LEAST_MARGIN: Final = timedelta(seconds=2)
 
 
@@ -45,10 +47,21 @@ class Held:
     releasing: bool = False
     finished: bool = False
     """The handler is done; the outcome is on its way to the queue."""
-    progress: list[Progress] = field(default_factory=list)
-    context: JobContext | None = None
+    progress: Progress | None = None
+    """The handler's latest word, from whichever thread; the ones before it are not written."""
+    told: Progress | None = None
+    """The latest word that was written."""
+    context: Callable[[], JobContext] | None = None
+    """What the handler sees of its job, once it has begun."""
+    settlement: Settlement | None = None
+    """What became of it here, for the queue to be told."""
     notice: tuple[Literal["complete", "error"], object] | None = None
     """What to tell the job type's observers, once it has been recorded."""
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """The job and the attempt: a job may be here twice, when its lease was lost and won."""
+        return self.delivery.message.job_id, self.delivery.attempt
 
     @property
     def must_stop(self) -> bool:
@@ -72,21 +85,22 @@ class Holdings:
     def __len__(self) -> int:
         return len(self._held)
 
-    def add(self, held: Held) -> None:
+    def add(self, taken: Iterable[Held]) -> None:
         with self._lock:
-            self._held[held.delivery.job_id, held.delivery.attempt] = held
+            self._held.update((held.key, held) for held in taken)
 
-    def remove(self, held: Held) -> None:
+    def remove(self, settled: Iterable[Held]) -> None:
         with self._lock:
-            self._held.pop((held.delivery.job_id, held.delivery.attempt), None)
-        awaited = self._awaited.pop(held, None)
-        if awaited is not None and not awaited.done():
-            awaited.set_result(None)
+            for held in settled:
+                self._held.pop(held.key, None)
+                awaited = self._awaited.pop(held, None) if self._awaited else None
+                if awaited is not None and not awaited.done():
+                    awaited.set_result(None)
         self.freed.set()
 
     async def removal(self, held: Held) -> None:
         """Until the delivery has been settled, and is held no longer. For one waiter."""
-        if (held.delivery.job_id, held.delivery.attempt) in self._held:
+        if held.key in self._held:
             self._awaited[held] = asyncio.get_running_loop().create_future()
             await self._awaited[held]
 

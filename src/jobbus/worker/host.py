@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -29,12 +28,9 @@ class WorkerHost:
         self._bus = bus
         self._held = held
         self._job_type = job_type
-        self._loop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
 
     def report(self, progress: Progress) -> None:
-        # Only the latest is written; a list so that a thread's append is never half seen.
-        self._held.progress[:] = [progress]
+        self._held.progress = progress
 
     def cancel_requested(self) -> bool:
         return self._held.must_stop
@@ -43,11 +39,14 @@ class WorkerHost:
         return await self._bus.enqueue_many(messages)
 
     def enqueue_sync(self, messages: Sequence[Message]) -> Sequence[str]:
-        if threading.get_ident() == self._thread:
+        runner = self._held.runner
+        if runner is None:
+            raise LeaseLost(f"job {self._held.delivery.job_id} is not in this worker's hands")
+        if _loop_of_this_thread() is runner.get_loop():
             raise ConfigurationError(
                 "ctx.spawn_sync() would wait for the very loop that it blocks: await ctx.spawn()"
             )
-        call = asyncio.run_coroutine_threadsafe(self.enqueue(messages), self._loop)
+        call = asyncio.run_coroutine_threadsafe(self.enqueue(messages), runner.get_loop())
         return call.result(_ENQUEUE_SECONDS)
 
     def complete_with(self, connection: Any, result: object) -> Any:
@@ -104,6 +103,13 @@ class WorkerHost:
                 "ctx.transaction() needs a SQL backend: set the provider to Sqlite or Postgres"
             )
         return opener
+
+
+def _loop_of_this_thread() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 class _Done:

@@ -10,9 +10,10 @@ from typing import Any
 
 from jobbus.job import Problem, Progress
 from jobbus.job_type import JobType, Notice
+from jobbus.message import Completion
 
-from .held import Held
-from .reports import AttemptReport, log_problem, tell
+from .held import Held, Settlement
+from .reports import AttemptReport, log_problem, outcome_of, tell
 
 log = logging.getLogger("jobbus.worker")
 
@@ -29,8 +30,11 @@ class Notices:
         self._observers = observers
         self._telling: set[asyncio.Task[None]] = set()
 
-    def attempted(self, held: Held, outcome: str, duration: float, problem: Problem | None) -> None:
-        """An attempt has come to its end here; the queue has yet to be told."""
+    def attempted(self, held: Held, settlement: Settlement | None, duration: float) -> None:
+        """An attempt has come to its end here; the queue has yet to be told. None: lease lost."""
+        if type(settlement) is Completion and not self._observers and not _tells_all():
+            return  # the straight path, which nobody follows: said in full by the job's own row
+        outcome, problem = outcome_of(settlement)
         # The application's logging is not ours: a filter or handler that fails costs no slot.
         try:
             self._log(held, outcome, problem)
@@ -58,13 +62,17 @@ class Notices:
     def _log(self, held: Held, outcome: str, problem: Problem | None) -> None:
         if problem is not None:
             log_problem(held.delivery, outcome, problem)
-        elif log.isEnabledFor(logging.DEBUG):
+        elif _tells_all():
             log.debug("%s %s %s", outcome, held.delivery.message.job_type, held.delivery.job_id)
 
     def _notify(self, held: Held, event: Notice, value: object) -> None:
         job_type = self._handlers(held.delivery.message.job_type)
         if job_type is None or held.context is None or event not in job_type.observers:
             return
-        task = asyncio.create_task(job_type.notify(event, held.context, value))
+        task = asyncio.create_task(job_type.notify(event, held.context(), value))
         self._telling.add(task)
         task.add_done_callback(self._telling.discard)
+
+
+def _tells_all() -> bool:
+    return log.isEnabledFor(logging.DEBUG)

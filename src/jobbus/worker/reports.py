@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from jobbus.job import Problem
 from jobbus.message import Completion, CountsAs, DeadLetter, Delivery
 
-from .settle import Settlement
+from .held import Settlement
 
 log = logging.getLogger("jobbus.worker")
 
@@ -35,8 +35,10 @@ def tell(observers: Iterable[Callable[[AttemptReport], None]], report: AttemptRe
             log.exception("an observer of this worker failed; the work goes on")
 
 
-def outcome_of(settlement: Settlement) -> tuple[str, Problem | None]:
+def outcome_of(settlement: Settlement | None) -> tuple[str, Problem | None]:
     match settlement:
+        case None:
+            return "lost", None
         case Completion(cancelled=cancelled):
             return ("cancelled" if cancelled else "completed"), None
         case DeadLetter(problem=problem):

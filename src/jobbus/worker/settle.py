@@ -11,7 +11,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final
 
@@ -21,20 +21,13 @@ from jobbus.message import Abandonment, Completion, DeadLetter, Delivery
 from jobbus.queue import BackgroundJobQueue
 from jobbus.store import JobStore
 
-from .held import Held, Holdings
+from .held import Held, Holdings, Settlement
 
 log = logging.getLogger("jobbus.worker")
 
-Settlement = Completion | Abandonment | DeadLetter
 Verb = Callable[[Sequence[Any]], Awaitable[Sequence[Delivery]]]
 MAX_BATCH: Final = 1000
 _PAUSE_CAP: Final = 5.0
-
-
-@dataclass(slots=True, frozen=True)
-class _Item:
-    held: Held
-    settlement: Settlement
 
 
 class Settler:
@@ -61,8 +54,9 @@ class Settler:
             (Abandonment, queue.abandon),
             (DeadLetter, queue.dead_letter),
         )
-        self._buffer: list[_Item] = []
+        self._buffer: list[Held] = []
         self._flushing = 0
+        self._reporting = asyncio.Lock()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -74,17 +68,19 @@ class Settler:
     def submit(self, held: Held, settlement: Settlement) -> None:
         """Take an outcome. Returns at once; the delivery stays held until it has been told."""
         held.finished = True
-        if isinstance(settlement, Abandonment) and settlement.delay > self._longest_delay:
+        if type(settlement) is Abandonment and settlement.delay > self._longest_delay:
             # Back sooner than asked, to be put off again: better than not at all.
             settlement = replace(settlement, delay=self._longest_delay)
-        self._buffer.append(_Item(held, settlement))
-        self._idle.clear()
-        self._wake.set()
+        held.settlement = settlement
+        if not self._buffer:
+            self._idle.clear()
+            self._wake.set()
+        self._buffer.append(held)
 
     def drop(self, held: Held) -> None:
         """Forget a delivery that is not ours any more."""
         held.finished = True
-        self._holdings.remove(held)
+        self._holdings.remove([held])
 
     async def run(self) -> None:
         """Flush until cancelled."""
@@ -105,54 +101,58 @@ class Settler:
 
     async def report_progress(self) -> None:
         """Write the progress that handlers reported since the last time."""
-        reports = self._reports(self._holdings.snapshot())
-        if reports and self._store is not None:
-            await self._store.record_progress(reports)
+        async with self._reporting:
+            reports = self._reports(self._holdings.snapshot())
+            if reports and self._store is not None:
+                await self._store.record_progress([(h.delivery, word) for h, word in reports])
+                self._reported(reports)
 
-    async def _flush(self, batch: Sequence[_Item]) -> None:
-        reports = self._reports([item.held for item in batch])
-        if reports and self._store is not None:
-            store = self._store
-            await self._insist(batch, lambda: _nothing_lost(store.record_progress(reports)))
+    async def _flush(self, batch: Sequence[Held]) -> None:
+        # A job's last word must not arrive after its end: then the store would drop it.
+        async with self._reporting:
+            reports = self._reports(batch)
+            if reports and self._store is not None:
+                store, words = self._store, [(h.delivery, word) for h, word in reports]
+                await self._insist(batch, lambda: _nothing_lost(store.record_progress(words)))
+                self._reported(reports)
         lost: list[Delivery] = []
         for kind, verb in self._verbs:
-            items = [item for item in batch if isinstance(item.settlement, kind)]
-            if items:
-                lost += await self._record(items, verb)
+            those = [held for held in batch if type(held.settlement) is kind]
+            if those:
+                lost += await self._record(those, verb)
         for delivery in lost:
             self._on_lost(delivery)
+        self._holdings.remove(batch)
         refused = {id(delivery) for delivery in lost}
-        for item in batch:
-            self._holdings.remove(item.held)
-            if item.held.notice is not None and id(item.held.delivery) not in refused:
-                self._on_settled(item.held)
+        for held in batch:
+            if held.notice is not None and id(held.delivery) not in refused:
+                self._on_settled(held)
 
-    def _reports(self, held: Sequence[Held]) -> list[tuple[Delivery, Progress]]:
-        """Take the latest word of each, leaving none."""
-        reports = []
-        for one in held:
-            if one.progress:
-                latest = one.progress[-1]
-                del one.progress[:]
-                reports.append((one.delivery, latest))
-                self._on_progress(one, latest)
-        return reports
+    def _reports(self, held: Sequence[Held]) -> list[tuple[Held, Progress]]:
+        """The latest word of each that has one which was not written yet."""
+        latest = ((one, one.progress) for one in held)
+        return [(one, word) for one, word in latest if word is not None and word is not one.told]
 
-    async def _record(self, items: Sequence[_Item], verb: Verb) -> Sequence[Delivery]:
+    def _reported(self, reports: Sequence[tuple[Held, Progress]]) -> None:
+        for one, word in reports:
+            one.told = word
+            self._on_progress(one, word)
+
+    async def _record(self, several: Sequence[Held], verb: Verb) -> Sequence[Delivery]:
         """Tell the queue; if it cannot take a batch, find out which outcome it cannot take."""
         try:
-            return await self._insist(items, lambda: verb([item.settlement for item in items]))
+            return await self._insist(several, lambda: verb([h.settlement for h in several]))
         except BackendError as error:
-            if len(items) == 1:
-                job_id = items[0].held.delivery.job_id
+            if len(several) == 1:
+                job_id = several[0].delivery.job_id
                 log.error("the outcome of job %s cannot be recorded: %s", job_id, error)
                 return []
-        middle = len(items) // 2
-        first = await self._record(items[:middle], verb)
-        return [*first, *await self._record(items[middle:], verb)]
+        middle = len(several) // 2
+        first = await self._record(several[:middle], verb)
+        return [*first, *await self._record(several[middle:], verb)]
 
     async def _insist(
-        self, items: Sequence[_Item], call: Callable[[], Awaitable[Sequence[Delivery]]]
+        self, several: Sequence[Held], call: Callable[[], Awaitable[Sequence[Delivery]]]
     ) -> Sequence[Delivery]:
         """Repeat a call over outages, until it succeeds or no lease is left to report under.
 
@@ -164,10 +164,10 @@ class Settler:
                 return await call()
             except (BackendUnavailable, BackendFull) as error:
                 failures += 1
-                if all(item.held.valid_until < time.monotonic() for item in items):
-                    log.error("%d outcomes could not be recorded in time: %s", len(items), error)
+                if all(held.valid_until < time.monotonic() for held in several):
+                    log.error("%d outcomes could not be recorded in time: %s", len(several), error)
                     return []
-                log.warning("recording %d outcomes failed, trying again: %s", len(items), error)
+                log.warning("recording %d outcomes failed, trying again: %s", len(several), error)
                 pause = min(_PAUSE_CAP, 0.1 * 2.0 ** min(failures, 10))
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # jitter
 

@@ -25,12 +25,11 @@ from .backlog import Backlog
 from .ending import end
 from .fetch import Fetcher, Pace, default_queues, queue_weights
 from .heartbeat import Heartbeat
-from .held import Held, Holdings
-from .host import WorkerHost
+from .held import Held, Holdings, Settlement
 from .isolation import ChildPool
 from .notices import Notices
-from .reports import AttemptReport, outcome_of
-from .settle import Settlement, Settler
+from .reports import AttemptReport
+from .settle import Settler
 
 if TYPE_CHECKING:
     from jobbus.bus import JobBus
@@ -161,8 +160,7 @@ class Worker:
         )
         self._attempts = Attempts(
             self.bus.handlers.get,
-            middleware=self.bus.middleware,
-            host=self._host,
+            bus=self.bus,
             threads=self._threads,
             children=self._child_pool,
             default_timeout=self.bus.settings.job_timeout,
@@ -177,12 +175,6 @@ class Worker:
             freed=self._holdings.freed,
             deliver=self._deliver,
         )
-
-    def _host(self, held: Held) -> WorkerHost:
-        job_type = self.bus.handlers.get(held.delivery.message.job_type)
-        if job_type is None:
-            raise ConfigurationError(f"no handler for {held.delivery.message.job_type}")
-        return WorkerHost(self.bus, held, job_type)
 
     def _child_pool(self) -> ChildPool:
         if self._children is None:
@@ -234,22 +226,31 @@ class Worker:
         return room if prefetch < self.concurrency or room >= capacity // 2 else 0
 
     def _deliver(self, deliveries: Sequence[Delivery], valid_until: float) -> None:
-        for delivery in deliveries:
-            held = Held(delivery, valid_until)
-            crowded = self._is_one_suspect_too_many(delivery)
-            self._holdings.add(held)
-            if self.phase is not Phase.RUNNING:
-                self._settle(held, release(delivery), 0.0)
-            elif crowded:
-                self._settle(held, release(delivery, after=_SUSPECT_PAUSE), 0.0)
-            else:
-                self._backlog.put(held)
+        taken = [Held(delivery, valid_until) for delivery in deliveries]
+        if self._store is None:
+            taken = self._with_one_suspect(taken)
+        self._holdings.add(taken)
+        if self.phase is Phase.RUNNING:
+            self._backlog.put(taken)
+            return
+        for held in taken:
+            self._settle(held, release(held.delivery), 0.0)
 
-    def _is_one_suspect_too_many(self, delivery: Delivery) -> bool:
-        """Without a ledger nothing says which of two suspects a process died of: so hold one."""
-        if self._store is not None or not delivery.crashes:
-            return False
-        return any(one.delivery.crashes for one in self._holdings.snapshot() if not one.finished)
+    def _with_one_suspect(self, taken: list[Held]) -> list[Held]:
+        """Of several suspects hand back all but one.
+
+        Without a ledger nothing says which of them a process died of, and all would be charged.
+        """
+        suspect = any(h.delivery.crashes and not h.finished for h in self._holdings.snapshot())
+        kept = []
+        for held in taken:
+            if held.delivery.crashes and suspect:
+                self._holdings.add([held])
+                self._settle(held, release(held.delivery, after=_SUSPECT_PAUSE), 0.0)
+            else:
+                suspect = suspect or held.delivery.crashes > 0
+                kept.append(held)
+        return kept
 
     # running
 
@@ -267,23 +268,21 @@ class Worker:
             held.runner = task
             held.started_at = time.monotonic()
             settlement = await self._attempt(held)
-            if task is not None:
-                while task.cancelling():
-                    task.uncancel()
+            while task is not None and task.cancelling():
+                task.uncancel()
             if held.finished:
                 return  # it was given up on; another slot has taken this one's place
             held.runner = None
+            now = time.monotonic()
             if settlement is None:
                 self._settler.drop(held)
-                self._notices.attempted(held, "lost", time.monotonic() - held.started_at, None)
+                self._notices.attempted(held, None, now - held.started_at)
             else:
-                self._settle(held, settlement, time.monotonic() - held.started_at)
+                self._settle(held, settlement, now - held.started_at)
             if suspects and held.delivery.crashes:
                 # The next suspect may kill this process, and this one must not be blamed for it.
                 await self._holdings.removal(held)
-            if self._backlog and self._pace.prefetch() > self.concurrency:
-                continue
-            await asyncio.sleep(0)  # so that short jobs do not keep everything else waiting
+            await self._backlog.give_way(now)
 
     async def _attempt(self, held: Held) -> Settlement | None:
         try:
@@ -312,8 +311,7 @@ class Worker:
         self._pace.finished()
         self._settler.submit(held, settlement)
         self._holdings.freed.set()
-        outcome, problem = outcome_of(settlement)
-        self._notices.attempted(held, outcome, duration, problem)
+        self._notices.attempted(held, settlement, duration)
 
     # what befalls jobs from outside
 

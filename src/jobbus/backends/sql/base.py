@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 from jobbus.errors import BackendUnavailable, InvalidJob, PayloadTooLarge, Unsupported
 from jobbus.ids import parse_id
 from jobbus.message import (
+    NO_DELAY,
     Abandonment,
     Capabilities,
     Completion,
@@ -158,11 +159,12 @@ class SqlQueue(SqlLedger, ABC):
             return await callers.run(
                 self._completing(done, closed=[], linked=True), connection, self._caller_sql()
             )
-        plain = [c for c in done if not c.cancelled]
+        cancelled = [c for c in done if c.cancelled]
+        plain = [c for c in done if not c.cancelled] if cancelled else done
         lost: list[Delivery] = []
         if plain:
             lost += await self._complete_plain(plain)
-        if cancelled := [c for c in done if c.cancelled]:
+        if cancelled:
             lost += await self._settle(cancelled)
         return lost
 
@@ -394,17 +396,24 @@ def _depth(queue: str) -> Program[QueueDepth]:
     )
 
 
+def _check_id(name: str) -> None:
+    if parse_id(name) != name:
+        raise InvalidJob(f"{name!r} is not a UUID in its usual form; job ids are")
+
+
 def _check(message: Message, capabilities: Capabilities) -> None:
     """What would otherwise fail in the database with a worse word."""
-    for name in (message.job_id, message.parent_id, *(d.job_id for d in message.depends_on)):
-        if name is not None and parse_id(name) != name:
-            raise InvalidJob(f"{name!r} is not a UUID in its usual form; job ids are")
+    _check_id(message.job_id)
+    if message.parent_id is not None:
+        _check_id(message.parent_id)
+    for dependency in message.depends_on:
+        _check_id(dependency.job_id)
     if len(message.payload) > capabilities.max_payload:
         raise PayloadTooLarge(
             f"the payload of {message.job_type} has {len(message.payload)} bytes, the limit is "
             f"{capabilities.max_payload}: store it elsewhere and pass a reference"
         )
-    if message.delay < timedelta(0):
+    if message.delay < NO_DELAY:
         raise InvalidJob(f"a delay cannot be negative: {message.delay}")
     if not 1 <= message.priority <= 10:
         raise InvalidJob(f"priority goes from 1 to 10, higher runs sooner; not {message.priority}")

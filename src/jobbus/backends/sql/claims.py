@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -18,23 +19,28 @@ class ClaimBook:
         self._open: dict[int, set[str]] = {}
 
     def opened(self, deliveries: Sequence[Delivery]) -> None:
-        for delivery in deliveries:
-            self._open.setdefault(delivery.receipt.claim, set()).add(delivery.job_id)
+        for claim, ids in _by_claim(deliveries).items():
+            self._open.setdefault(claim, set()).update(ids)
 
     def closing(self, deliveries: Sequence[Delivery]) -> list[int]:
         """The claims under which nothing is left once these are settled."""
-        by_claim: dict[int, set[str]] = {}
-        for delivery in deliveries:
-            by_claim.setdefault(delivery.receipt.claim, set()).add(delivery.job_id)
-        return [c for c, ids in by_claim.items() if c in self._open and self._open[c] <= ids]
+        settled = _by_claim(deliveries).items()
+        return [c for c, ids in settled if c in self._open and self._open[c] <= ids]
 
     def settled(self, deliveries: Sequence[Delivery]) -> None:
-        for delivery in deliveries:
-            left = self._open.get(delivery.receipt.claim)
+        for claim, ids in _by_claim(deliveries).items():
+            left = self._open.get(claim)
             if left is not None:
-                left.discard(delivery.job_id)
+                left -= ids
                 if not left:
-                    del self._open[delivery.receipt.claim]
+                    del self._open[claim]
+
+
+def _by_claim(deliveries: Sequence[Delivery]) -> dict[int, set[str]]:
+    by_claim: dict[int, set[str]] = defaultdict(set)
+    for delivery in deliveries:
+        by_claim[delivery.receipt.claim].add(delivery.message.job_id)
+    return by_claim
 
 
 def extend(held: Sequence[Delivery], lease: timedelta) -> Program[list[LeaseState]]:

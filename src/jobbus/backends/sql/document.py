@@ -26,6 +26,14 @@ def batch_document(batch: Sequence[Mapping[str, Any]]) -> str:
     return _careful(batch) if b"\\u0000" in document else document.decode("utf-8")
 
 
+def as_text(data: bytes) -> str | bytes:
+    """The text that these bytes are in UTF-8; the bytes where they are none."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data
+
+
 def _careful(batch: Sequence[Mapping[str, Any]]) -> str:
     return json.dumps([_row(row) for row in batch], ensure_ascii=False, default=_value)
 
@@ -34,16 +42,15 @@ def _row(row: Mapping[str, Any]) -> dict[str, Any]:
     made = dict(row)
     for name in _BYTES:
         value = made.get(name)
-        if isinstance(value, bytes):
+        if value is None:
+            continue
+        text = value if isinstance(value, str) else as_text(value)
+        if isinstance(text, bytes) or "\0" in text:
+            data = text.encode() if isinstance(text, str) else text
             made[name] = None
-            try:
-                text = value.decode("utf-8")
-            except UnicodeDecodeError:
-                text = "\0"
-            if "\0" in text:
-                made[f"{name}_base64"] = base64.b64encode(value).decode("ascii")
-            else:
-                made[name] = text
+            made[f"{name}_base64"] = base64.b64encode(data).decode("ascii")
+        else:
+            made[name] = text
     return made
 
 

@@ -114,7 +114,7 @@ def complete(
         "complete",
         [
             {
-                "id": c.delivery.job_id,
+                "id": c.delivery.message.job_id,
                 "attempt": c.delivery.attempt,
                 "claim": c.delivery.receipt.claim,
                 "result": c.result,
@@ -125,7 +125,7 @@ def complete(
     )
     if closed and not scope.dialect.one_statement_each:
         yield Call("close_claims", {"closed": list(closed)})
-    found = {job_id: has_dependents for job_id, has_dependents in rows}
+    found = set(column(rows))
     if scope.watched and found:
         yield log_entries(
             [
@@ -143,10 +143,12 @@ def complete(
                 if c.delivery.job_id in found
             ]
         )
-    parents = [job_id for job_id, has_dependents in found.items() if has_dependents]
+    parents = [job_id for job_id, has_dependents in rows if has_dependents]
     if linked and parents:
         yield from resolve(parents, scope)
         parents = []
+    if len(found) == len(done):
+        return [], parents
     return [c.delivery for c in done if c.delivery.job_id not in found], parents
 
 

@@ -32,7 +32,7 @@ class Many:
     """Run a statement for each row of a batch: at once where the database can, else in a loop."""
 
     name: str
-    batch: Sequence[Mapping[str, Any]]
+    batch: Sequence[dict[str, Any]]
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -10,8 +10,9 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,6 +26,7 @@ from .statements import Naming, load
 
 T = TypeVar("T")
 Clock = Callable[[], datetime]
+_Loop = Callable[[Future[None]], None]
 _MEMORY: Final = ":memory:"
 _BUSY_RETRIES: Final = 10
 _GROUP: Final = 200
@@ -49,6 +51,10 @@ def from_milliseconds(value: int | None) -> datetime | None:
 
 
 SQLITE: Final = Dialect("sqlite", from_milliseconds, to_milliseconds, one_statement_each=False)
+
+
+class _Look:
+    """Asks the reader to see whether other processes have committed anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +83,13 @@ class SqliteEngine:
         self.naming = naming
         self.clock = clock
         self.on_change: list[Callable[[], None]] = []
-        self.waiting = 0
-        """Receivers that want to hear of other processes' commits."""
+        self._waiting = 0
         self._synchronous = synchronous
         self._busy_timeout = busy_timeout
         self._sql = load("sqlite", naming)
         self._writes: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
-        self._reads: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
-        self._threads: list[tuple[threading.Thread, queue.SimpleQueue[_Request | None]]] = []
+        self._reads: queue.SimpleQueue[_Request | _Look | None] = queue.SimpleQueue()
+        self._threads: list[tuple[threading.Thread, queue.SimpleQueue[Any]]] = []
         self._starting = threading.Lock()
         self._pid = 0
         self._last_change = time.monotonic()
@@ -99,6 +104,7 @@ class SqliteEngine:
             if self._threads:
                 return
             self._pid = os.getpid()
+            loops: list[tuple[_Loop, queue.SimpleQueue[Any], str]]
             loops = [(self._write_loop, self._writes, "writer")]
             if not self.in_memory:
                 loops.append((self._read_loop, self._reads, "reader"))
@@ -127,6 +133,17 @@ class SqliteEngine:
             for thread, requests in threads:
                 requests.put(None)
                 thread.join(timeout=10)
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Within it, ``on_change`` is called soon after other processes' commits."""
+        self._waiting += 1
+        if self._waiting == 1 and not self.in_memory:
+            self._reads.put(_Look())  # the reader may be about to doze, with nobody to look for
+        try:
+            yield
+        finally:
+            self._waiting -= 1
 
     def submit(self, make: Callable[[], Program[T]], *, write: bool) -> Future[T]:
         """Run a program in one transaction; the future resolves after its commit."""
@@ -235,21 +252,21 @@ class SqliteEngine:
             return
         ready.set_result(None)
         while True:
-            try:
+            request: _Request | _Look | None = _Look()
+            with contextlib.suppress(queue.Empty):
                 request = self._reads.get(timeout=self._glance())
-            except queue.Empty:
-                if self.waiting:
-                    version = self._see_others(connection, version)
-                continue
             if request is None:
                 break
-            self._read(connection, request)
+            if isinstance(request, _Request):
+                self._read(connection, request)
+            elif self._waiting:
+                version = self._see_others(connection, version)
         connection.close()
         _refuse_rest(self._reads)
 
     def _glance(self) -> float:
         """Seconds until the next look: often while something happens, seldom in quiet hours."""
-        if not self.waiting:
+        if not self._waiting:
             return 0.1
         quiet = time.monotonic() - self._last_change > _QUIET
         return _QUIET_GLANCE if quiet else _GLANCE
@@ -334,15 +351,22 @@ def run_statement(
     return _run_many(connection, statement, sql[statement.name], now)
 
 
+class _Row(dict[str, Any]):
+    """Parameters of which only what is not NULL needs to be there."""
+
+    def __missing__(self, name: str) -> None:
+        return None
+
+
 def _run_many(connection: Any, statement: Many, text: str, now: int | None) -> Rows:
     shared = _bound(statement.parameters, now)
     if "RETURNING" not in text:
-        connection.executemany(text, [{**shared, **row} for row in statement.batch])
+        connection.executemany(text, [_Row({**shared, **row}) for row in statement.batch])
         return []
     found: list[Any] = []
     execute = connection.execute
     for row in statement.batch:
-        found.extend(execute(text, {**shared, **row}).fetchall())
+        found.extend(execute(text, _Row({**shared, **row})).fetchall())
     return found
 
 
@@ -389,11 +413,11 @@ def _spoils_transaction(error: BaseException) -> bool:
     return name.startswith(("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_NOMEM", "SQLITE_INTERRUPT"))
 
 
-def _refuse_rest(requests: queue.SimpleQueue[_Request | None]) -> None:
+def _refuse_rest(requests: queue.SimpleQueue[Any]) -> None:
     with contextlib.suppress(queue.Empty):
         while True:
             request = requests.get_nowait()
-            if request is not None and request.future.set_running_or_notify_cancel():
+            if isinstance(request, _Request) and request.future.set_running_or_notify_cancel():
                 request.future.set_exception(BackendUnavailable("this SQLite queue is closed"))
 
 

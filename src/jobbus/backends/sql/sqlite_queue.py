@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import TypeVar
 
 from jobbus.errors import BackendUnavailable
@@ -87,13 +87,8 @@ class SqliteBased(SqlQueue):
             raise BackendUnavailable("this queue is not open: it was closed, or never opened")
         return await asyncio.wrap_future(self._engine.submit(make, write=write))
 
-    @contextmanager
-    def _listening(self) -> Iterator[None]:
-        self._engine.waiting += 1
-        try:
-            yield
-        finally:
-            self._engine.waiting -= 1
+    def _listening(self) -> AbstractContextManager[None]:
+        return self._engine.listening()
 
     def _publish_ready(self, queues: Iterable[str]) -> None:
         if self._engine.in_memory:

@@ -24,9 +24,10 @@ CROSS JOIN LATERAL (
 ON CONFLICT DO NOTHING
 RETURNING id::text
 
--- claim: the best ready jobs become this worker's, under one lease; rows that others hold are skipped
+-- claim: the best ready jobs become this worker's, under one lease; rows that others hold are skipped.
+-- They are locked, so their places hold until the end of the statement, and need no second look-up.
 WITH picked AS MATERIALIZED (
-    SELECT j.id FROM background_jobs j
+    SELECT j.id, j.ctid AS place FROM background_jobs j
     WHERE j.ready AND j.queue = :queue
       AND (j.deadline IS NULL OR j.deadline > clock_timestamp())
       AND NOT EXISTS (SELECT FROM background_job_queues q WHERE q.name = :queue AND q.paused)
@@ -42,8 +43,8 @@ WITH picked AS MATERIALIZED (
 UPDATE background_jobs j
 SET ready = false, state = 'running', attempt = j.attempt + 1, claim = claim.id,
     worker = :worker, started_at = clock_timestamp(), deadline = NULL
-FROM picked, claim
-WHERE j.id = picked.id AND j.ready
+FROM claim
+WHERE j.ctid = ANY (ARRAY(SELECT place FROM picked)) AND j.ready
 RETURNING j.id::text, j.attempt, j.claim, j.failures, j.crashes, j.priority, j.job_type, j.payload,
           j.headers, j.timeout_ms, j.max_attempts, j.max_crashes, j.expires_at, j.run_at,
           j.created_at, j.started_at, j.group_name, j.parent_id::text, j.unique_key, j.tags,
