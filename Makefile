@@ -59,7 +59,7 @@ $(VENV)/.installed-dev: pyproject.toml $(VENV)/pyvenv.cfg
 
 $(VENV)/.installed-bench: pyproject.toml $(VENV)/pyvenv.cfg
 	@echo "installing jobbus and its peers into $(VENV)" >&2
-	@$(PIP_INSTALL) --editable '.[postgres,bench]'
+	@$(PIP_INSTALL) --editable '.[postgres,sqs,bench]'
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/pyvenv.cfg:

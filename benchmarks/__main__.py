@@ -23,6 +23,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 from benchmarks.case import Case
+from benchmarks.sqs import queues
 
 PEERS: Final = {
     "postgres": {
@@ -45,6 +46,11 @@ PEERS: Final = {
         "celery": ("celery_peer", "best"),
         "dramatiq": ("dramatiq_peer", "best"),
         "taskiq": ("taskiq_peer", "best"),
+    },
+    "aws_sqs": {
+        "jobbus": ("jobbus_peer", "default"),
+        "jobbus-best": ("jobbus_peer", "best"),
+        "raw": ("raw_sqs", "default"),
     },
     "sqlite": {
         "jobbus": ("jobbus_peer", "default"),
@@ -163,6 +169,10 @@ def _database(asked: argparse.Namespace) -> Iterator[str]:
         with _virtual_host() as url:
             yield url
         return
+    if asked.backend == "aws_sqs":
+        with queues() as address:
+            yield address
+        return
     import psycopg
     from psycopg import sql
 
@@ -204,6 +214,14 @@ def _print_ratios(found: dict[str, dict[str, list[Any]]]) -> None:
                 continue
             ratio = medians["jobbus"] / value
             print(f"{case:8} jobbus is {ratio:.2f} of {name} ({measure}: {value:,.1f})")
+            for other in ("cpu_us_per_job", "requests_per_job"):
+                ours, theirs = (_median(peers[n], other) for n in ("jobbus", name))
+                if ours and theirs:
+                    print(f"{case:8}   {other} {ours:,.2f}, {ours / theirs:.2f} of {name}'s")
+
+
+def _median(answers: list[Any], measure: str) -> float:
+    return float(statistics.median(answer.get(measure, 0.0) for answer in answers))
 
 
 def _document(found: dict[str, dict[str, list[Any]]]) -> dict[str, Any]:

@@ -17,16 +17,19 @@ from tests.services import (
     RedisServer,
     Requirement,
     Services,
+    SqsServer,
     cluster_redis,
     default_postgres,
     default_rabbitmq,
     default_redis,
+    default_sqs,
     fresh_database,
     own_postgres,
     own_rabbitmq,
     own_redis,
     pgbouncer_before,
     promtool_here,
+    strict_sqs,
     wheel_postgres,
     wheel_redis,
 )
@@ -44,6 +47,8 @@ SERVICE_FIXTURES: Final = frozenset(
         "redis_8",
         "owned_redis",
         "redis_cluster",
+        "sqs_server",
+        "strict_sqs_server",
         "rabbitmq_server",
         "owned_rabbitmq",
     }
@@ -203,4 +208,18 @@ def rabbitmq_server(services: Services) -> Iterator[RabbitMqServer]:
 def owned_rabbitmq(services: Services) -> Iterator[RabbitMqServer]:
     """A broker to stop and to kill. Tests that take it down need not bring it back."""
     with services.provide("rabbitmq-own", own_rabbitmq()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def sqs_server(services: Services) -> Iterator[SqsServer]:
+    """A look-alike of Amazon SQS."""
+    with services.provide("sqs", default_sqs()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def strict_sqs_server(services: Services) -> Iterator[SqsServer]:
+    """Another one, that refuses what SQS would refuse."""
+    with services.provide("sqs-strict", strict_sqs()) as server:
         yield server

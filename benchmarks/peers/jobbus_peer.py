@@ -18,6 +18,7 @@ from benchmarks.case import (
     resident_mb,
     tell,
 )
+from benchmarks.sqs import counting_requests
 from jobbus import JobBus, Worker
 from jobbus.job import UNFINISHED
 from jobbus.store import JobFilter
@@ -188,13 +189,15 @@ async def _drain(case: Case) -> None:
 
     worker = Worker(bus, concurrency=BEST_CONCURRENCY if case.setting == "best" else None)
     worker.observers.append(count)
+    requests = counting_requests() if bus.settings.provider == "aws_sqs" else None
     watch = Stopwatch(case)
     with watch.running():
         working = asyncio.create_task(worker.run())
         await ended.wait()
         worker.stop()
         await working
-    tell(rate_answer(watch))
+    counted = {} if requests is None else {"requests_per_job": requests() / case.jobs}
+    tell({**rate_answer(watch), **counted})
     await bus.close()
 
 

@@ -254,8 +254,10 @@ class Capabilities:
     """Enqueues and completes in the caller's own database transaction."""
     extends_leases: bool
     exact_counts: bool
+    delays: bool = True
+    """A message may be enqueued with a delay or for a moment."""
     max_delay: timedelta | None = None
-    """Longest delay on enqueue and abandon. None is unlimited."""
+    """Longest delay on enqueue, where ``delays``, and on abandon. None is unlimited."""
     max_lease: timedelta | None = None
     max_batch: int | None = None
     max_payload: int = 1024 * 1024

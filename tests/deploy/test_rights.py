@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import secrets
 import shutil
@@ -27,10 +26,6 @@ from tests.deploy.manifests import DEPLOY
 from tests.services import PostgresServer, fresh_database
 
 ROLES: Final = ("worker", "producer", "metrics")
-SQS_ACTIONS: Final = {
-    "sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility", "sqs:SendMessage",
-    "sqs:GetQueueAttributes", "sqs:GetQueueUrl",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,20 +152,6 @@ async def test_without_the_grants_nothing_is_allowed(granted: Granted) -> None:
     with pytest.raises((BackendError, JobbusError)):
         async with bus:
             await bus.enqueue("fine", {"number": 1}, unregistered=True)
-
-
-@pytest.mark.parametrize("name", ["worker-policy", "producer-policy"])
-def test_the_policies_for_sqs_allow_single_actions_on_named_queues(name: str) -> None:
-    policy = json.loads((DEPLOY / f"aws/{name}.json").read_text())
-    assert policy["Version"] == "2012-10-17"
-    for statement in policy["Statement"]:
-        assert set(statement["Action"]) <= SQS_ACTIONS
-        assert all(one.startswith("arn:aws:sqs:") for one in statement["Resource"])
-
-
-def test_a_producer_can_only_send_to_sqs() -> None:
-    policy = json.loads((DEPLOY / "aws/producer-policy.json").read_text())
-    assert "sqs:ReceiveMessage" not in json.dumps(policy)
 
 
 @pytest.fixture

@@ -44,6 +44,7 @@ _MEANINGS: Final[Mapping[str, str]] = {
     "transactional": "enqueues and completes in a transaction of yours",
     "extends_leases": "a job may run for longer than its lease",
     "exact_counts": "the depth of a queue is no estimate",
+    "delays": "a job may be enqueued for later",
     "max_delay": "longest delay",
     "max_lease": "longest lease",
     "max_batch": "most messages in one call",

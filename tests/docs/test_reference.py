@@ -20,6 +20,7 @@ from tests.docs.pages import DOCS, ROOT, blocks, pages, plain, prose, table
 REFERENCE = DOCS / "reference"
 SOURCE = ROOT / "src/jobbus"
 SETTINGS = table(REFERENCE / "settings.md", "All of them")
+SQS_ADDRESSES = ("queue_url", "dead_letter_queue_url", "endpoint_url")
 COMMANDS = {leaf.name: leaf for leaf in leaves()}
 FILTERS = {"--type", "--queue", "--parent", "--tag", "--group", "--since", "--before"}
 
@@ -38,6 +39,8 @@ def test_a_setting_is_read_from_the_variable_that_is_printed(key: str) -> None:
     samples = {"mode": "polling", "provider": "memory", "app": "a:b", "profile": "server"}
     samples |= {"postgres.url": "postgresql:///x", "postgres.schema": "x", "ledger": "none"}
     samples |= {"idempotency_redis_url": "redis://x"}
+    samples |= {"postgres.url": "postgresql:///x", "postgres.schema": "x"}
+    samples |= {f"aws_sqs.{name}": "https://x/y" for name in SQS_ADDRESSES}
     values = dict(defaults())
     value = samples.get(key) or values[key] or "1"
     variable = names.environment_name(key)

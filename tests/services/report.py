@@ -12,7 +12,7 @@ import pytest
 SERVICES: Final = (
     "postgres", "postgres-18", "postgres-own", "pgbouncer", "prometheus",
     "redis", "redis-8", "redis-own", "redis-cluster", "redis-tls",
-    "rabbitmq", "rabbitmq-own",
+    "rabbitmq", "rabbitmq-own", "sqs", "sqs-strict",
 )  # fmt: skip
 
 

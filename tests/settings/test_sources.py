@@ -11,7 +11,13 @@ from pathlib import Path
 import pytest
 
 from jobbus.errors import ConfigurationError
-from jobbus.settings import PostgresSettings, Settings, SqliteSettings, load_settings
+from jobbus.settings import (
+    AwsSqsSettings,
+    PostgresSettings,
+    Settings,
+    SqliteSettings,
+    load_settings,
+)
 from tests.settings.conftest import Load
 
 S2_SECTION = {
@@ -50,14 +56,14 @@ def test_the_section_of_s2_loads_as_it_is(load: Load) -> None:
     assert (settings.provider, settings.mode) == ("aws_sqs", "message_queue")
     assert settings.job_timeout.total_seconds() == settings.lease.total_seconds() == 1800
     assert settings.max_attempts == 4
-    assert dict(settings.provider_options("AwsSqs")) == {
-        "queue_url": "https://sqs.us-west-2.example/123456789012/jobs",
-        "dead_letter_queue_url": "https://sqs.us-west-2.example/123456789012/jobs-dlq",
-        "region": "us-west-2",
-        "wait_time_seconds": 20,
-        "max_number_of_messages": 10,
-        "use_fifo_queue": False,
-    }
+    assert settings.aws_sqs == AwsSqsSettings(
+        queue_url="https://sqs.us-west-2.example/123456789012/jobs",
+        dead_letter_queue_url="https://sqs.us-west-2.example/123456789012/jobs-dlq",
+        region="us-west-2",
+        wait_time_seconds=20,
+        max_number_of_messages=10,
+        use_fifo_queue=False,
+    )
     assert settings.sources["aws_sqs.region"] == "appsettings.json"
     assert any("visibility_timeout_seconds is 1800" in note for note in settings.notes)
 
@@ -152,8 +158,8 @@ def test_an_option_s_parts_may_come_from_different_places(load: Load) -> None:
         environ={"BACKGROUND_JOBS__AWSSQS__QUEUEURL": "https://stronger"},
         files={"jobbus.toml": "[aws_sqs]\nqueue_url = 'https://weaker'\nregion = 'us-west-2'"},
     )
-    options = settings.provider_options("aws_sqs")
-    assert dict(options) == {"queue_url": "https://stronger", "region": "us-west-2"}
+    options = settings.aws_sqs
+    assert (options.queue_url, options.region) == ("https://stronger", "us-west-2")
     assert settings.sources["aws_sqs.region"] == "jobbus.toml"
 
 

@@ -69,9 +69,7 @@ def test_a_variable_is_found_under_every_spelling(load: Load, variable: str) -> 
 )
 def test_a_provider_s_option_is_found_under_every_spelling(load: Load, variable: str) -> None:
     settings = load(environ={variable: "https://queue.example/jobs"})
-    for provider in ("aws_sqs", "AwsSqs", "AWS-SQS"):
-        options = settings.provider_options(provider)
-        assert options["queue_url"] == options["QueueUrl"] == "https://queue.example/jobs"
+    assert settings.aws_sqs.queue_url == "https://queue.example/jobs"
     assert settings.sources["aws_sqs.queue_url"] == f"environment {variable}"
 
 

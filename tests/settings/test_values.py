@@ -213,8 +213,6 @@ def test_passwords_are_masked_wherever_settings_are_shown(load: Load, address: s
         ("rabbitmq.url", f"amqp://me:{SECRET}@broker"),
         ("redis.url", f"redis://:{SECRET}@cache:6379/0"),
         ("redis.password", SECRET),
-        ("aws_sqs.secret_access_key", SECRET),
-        ("aws_sqs.SessionToken", SECRET),
         ("azure_service_bus.shared_access_key", SECRET),
         (
             "azure_service_bus.connection_string",

@@ -99,8 +99,7 @@ class RabbitMqQueue:
         """Which broker and virtual host, for people to read; without its password."""
         return readable(address(self._options.url))
 
-    @property
-    def warnings(self) -> list[str]:
+    async def warnings(self) -> list[str]:
         """What an operator should know of the address, though it works."""
         return warnings_about(address(self._options.url))
 

@@ -46,7 +46,8 @@ async def examine(cli: Cli, *, create: bool) -> AsyncIterator[Finding]:
     for finding in _lease(settings, queue):
         yield finding
     if settings.ledger_settings is not None:
-        yield await _broker(queue, settings.provider)
+        async for finding in _carrier(queue, settings.provider, create=create):
+            yield finding
         settings, queue = settings.ledger_settings, getattr(queue, "ledger", queue)
     reachable = True
     async for finding in _database(cli, settings, queue, create=create):
@@ -96,14 +97,13 @@ def _lease(settings: Settings, queue: Any) -> Iterator[Finding]:
         yield fine("lease", f"{seconds:g} s{renewed}")
 
 
-async def _broker(queue: Any, provider: str) -> Finding:
-    """Whether the broker of a tracked queue can be reached."""
+async def _carrier(queue: Any, provider: str, *, create: bool) -> AsyncIterator[Finding]:
+    """The broker of a tracked queue, which may be away for a while."""
     try:
-        await queue.broker.open()
-        await queue.broker.close()
+        async for finding in check_broker(provider, queue.broker, create=create):
+            yield finding
     except BackendError as error:
-        return failed("broker", str(error), "jobs are accepted meanwhile, and run when it is back")
-    return fine("broker", f"{provider} answers")
+        yield failed("broker", str(error), "jobs are accepted meanwhile, and run when it is back")
 
 
 def _there(settings: Settings) -> bool:
@@ -115,11 +115,7 @@ async def _database(
 ) -> AsyncIterator[Finding]:
     """Whether it can be reached, fits this code, and is well."""
     try:
-        if hasattr(queue, "create"):
-            async for finding in check_broker(settings, queue, create=create):
-                yield finding
-            return
-        async for finding in _schema(cli, settings, create=create):
+        async for finding in _schema(cli, settings, queue, create=create):
             yield finding
         if settings.provider == "sqlite" and _there(settings):
             for finding in check_sqlite(settings):
@@ -136,11 +132,14 @@ async def _database(
         yield failed("backend", str(error), "check the address, the server and the network")
 
 
-async def _schema(cli: Cli, settings: Settings, *, create: bool) -> AsyncIterator[Finding]:
+async def _schema(
+    cli: Cli, settings: Settings, queue: Any, *, create: bool
+) -> AsyncIterator[Finding]:
     try:
         schema = schema_of(cli)
     except Unsupported:
-        yield fine("backend", f"{settings.provider}, which has no schema")
+        async for finding in check_broker(settings.provider, queue, create=create):
+            yield finding
         return
     if not _there(settings) and not create:
         yield doubtful(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from jobbus.settings.backends import check_lease, create_queue, installed_backends
 from jobbus.settings.idempotency import check_ttl, create_idempotency_store
 from jobbus.settings.model import (
+    AwsSqsSettings,
     MonitorSettings,
     Options,
     PostgresSettings,
@@ -14,6 +15,7 @@ from jobbus.settings.model import (
 )
 
 __all__ = [
+    "AwsSqsSettings",
     "MonitorSettings",
     "Options",
     "PostgresSettings",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from typing import Final
-from urllib.parse import parse_qsl, quote, unquote, urlencode
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from jobbus.settings.names import known_provider, squash
 
 SCHEMES: Final = {"rediss": "redis", "amqp": "rabbitmq", "amqps": "rabbitmq"}
 SECRET_WORDS: Final = ("secret", "password", "passwd", "pwd", "token", "key", "credential")
+LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 MASK: Final = "***"
 
 _LIBPQ_NAMES: Final = {
@@ -55,6 +56,8 @@ def read_backend(text: str) -> dict[str, str]:
             return {"provider": "sqlite", **_read_sqlite(rest)}
         case "postgres":
             return {"provider": "postgres", "postgres.url": postgres_url(text)}
+        case "aws_sqs":
+            return {"provider": "aws_sqs", **_read_sqs(scheme, rest)}
         case known:
             return {"provider": known or provider, f"{known or provider}.url": text.strip()}
 
@@ -68,6 +71,31 @@ def _read_sqlite(rest: str) -> dict[str, str]:
         )
     options = {f"sqlite.{name}": value for name, value in parse_qsl(query, keep_blank_values=True)}
     return {**({"sqlite.path": unquote(path[1:])} if path[1:] else {}), **options}
+
+
+def _read_sqs(scheme: str, rest: str) -> dict[str, str]:
+    place, _, query = rest.partition("?")
+    options = {f"aws_sqs.{name}": value for name, value in parse_qsl(query, keep_blank_values=True)}
+    if not place.strip("/"):
+        return options
+    host = urlsplit(f"//{place}").hostname or ""
+    plain = scheme.endswith("+http") or host in LOOPBACK
+    return {"aws_sqs.queue_url": f"{'http' if plain else 'https'}://{place}", **options}
+
+
+def queue_address(text: str) -> str:
+    """A plain http or https URL. Raises ValueError, without repeating any password, for another."""
+    text = text.strip()
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(
+            "must be a URL such as https://sqs.us-west-2.amazonaws.com/123456789012/jobs"
+        )
+    if parts.username or parts.password or parts.query:
+        raise ValueError(
+            "must be a URL without credentials or a query: boto3 finds credentials by itself"
+        )
+    return text
 
 
 def postgres_url(text: str) -> str:

@@ -24,6 +24,7 @@ BUILT_IN: Final = (
     EntryPoint("Postgres", "jobbus.backends.postgres:PostgresQueue", GROUP),
     EntryPoint("Redis", "jobbus.backends.redis:RedisQueue", GROUP),
     EntryPoint("RabbitMq", "jobbus.backends.rabbitmq:RabbitMqQueue", GROUP),
+    EntryPoint("AwsSqs", "jobbus.backends.aws_sqs:AwsSqsQueue", GROUP),
 )
 """For a checkout on the path, whose metadata nobody installed."""
 EXTRAS: Final = {

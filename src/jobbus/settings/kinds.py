@@ -12,11 +12,12 @@ import annotated_types
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from jobbus.settings.addresses import is_secret, mask, postgres_url, read_backend
+from jobbus.settings.addresses import is_secret, mask, postgres_url, queue_address, read_backend
 from jobbus.settings.names import SQL_PROVIDERS, environment_name, squash, whence
 
 NAME: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 IDENTIFIER: Final = re.compile(r"[a-z_][a-z0-9_]{0,40}")
+QUEUE_PREFIX: Final = re.compile(r"[A-Za-z0-9_-]{0,40}")
 APP: Final = re.compile(r"[A-Za-z_][\w.]*(:[A-Za-z_][\w.]*)?")
 
 
@@ -144,6 +145,8 @@ RedisAddress = Annotated[str, AfterValidator(_redis_url)]
 FilePath = Annotated[str, AfterValidator(_sqlite_path)]
 MonitorAddress = Annotated[str, AfterValidator(_monitor_address)]
 FleetMetrics = Annotated[Literal["auto", "always", "never"], one_of("auto", "always", "never")]
+QueueAddress = Annotated[str, AfterValidator(queue_address)]
+QueuePrefix = Annotated[str, matching(QUEUE_PREFIX, "up to 40 letters, digits, - and _")]
 PostgresAddress = Annotated[str, AfterValidator(postgres_url)]
 LedgerAddress = Annotated[str | None, BeforeValidator(_no_ledger), AfterValidator(_ledger)]
 

@@ -43,7 +43,9 @@ from jobbus.settings.kinds import (
     PostgresAddress,
     PriorityOrder,
     Profile,
+    QueueAddress,
     QueueNames,
+    QueuePrefix,
     RedisAddress,
     Synchronous,
     Whole,
@@ -106,6 +108,28 @@ class MonitorSettings:
     """Who measures the queues: one worker of all, this one ``always``, or ``never``."""
     interval_seconds: Annotated[Number, Field(ge=0.1, le=3600)] = 5
     """Between two measurements of the queues."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AwsSqsSettings:
+    """Where the jobs are when the provider is ``aws_sqs``. Credentials are never among settings."""
+
+    queue_url: QueueAddress | None = None
+    """The queue ``default``; the others are named after it."""
+    dead_letter_queue_url: QueueAddress | None = None
+    """None is the target of the queue's redrive policy."""
+    region: str | None = None
+    """None is the queue's, else what boto3 finds, else us-west-2."""
+    endpoint_url: QueueAddress | None = None
+    """None is AWS, or the server in ``queue_url`` where that is not AWS's."""
+    wait_time_seconds: Annotated[Whole, Field(ge=0, le=20)] = 20
+    max_number_of_messages: Annotated[Whole, Field(ge=1, le=10)] = 10
+    """Of one request; a FIFO queue is always asked for one."""
+    pollers: Annotated[Whole, Field(ge=1, le=32)] = 4
+    """Requests at once, where there is work for them."""
+    use_fifo_queue: bool = False
+    queue_prefix: QueuePrefix | None = None
+    """In front of the names of queues other than ``default``; None is that one's and a hyphen."""
 
 
 class Options(Mapping[str, Any]):
@@ -192,6 +216,7 @@ class Settings(BaseSettings):
     sqlite: SqliteSettings = SqliteSettings()
     postgres: PostgresSettings = PostgresSettings()
     monitor: MonitorSettings = MonitorSettings()
+    aws_sqs: AwsSqsSettings = AwsSqsSettings()
     backend_options: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict, repr=False)
     """Other providers' settings; read them with :meth:`provider_options`."""
     origins: Mapping[str, str] = Field(default_factory=dict, repr=False)

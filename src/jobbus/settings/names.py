@@ -17,14 +17,6 @@ OTHER_PROVIDER_NAMES: Final[Mapping[str, str]] = {
     "servicebus": "azure_service_bus",
 }
 OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
-    "aws_sqs": (
-        "queue_url",
-        "dead_letter_queue_url",
-        "region",
-        "wait_time_seconds",
-        "max_number_of_messages",
-        "use_fifo_queue",
-    ),
     "redis": (
         "url",
         "host",

@@ -17,7 +17,14 @@ from jobbus.context import JobContext, leave, run_in
 from jobbus.errors import Cancelled, HandlerCrashed, LeaseLost
 from jobbus.handlers import Isolation, JobType
 from jobbus.job import Problem
-from jobbus.message import Abandonment, Completion, CountsAs, DeadLetter, Delivery
+from jobbus.message import (
+    NO_DELAY,
+    Abandonment,
+    Completion,
+    CountsAs,
+    DeadLetter,
+    Delivery,
+)
 from jobbus.middleware import compose
 from jobbus.middleware.idempotency import Idempotency
 from jobbus.retry import Again, GiveUp, Stop, decide
@@ -114,6 +121,8 @@ class Attempts:
             return Completion(delivery=delivery, cancelled=True, reason="asked to stop")
         if held.releasing:
             return release(delivery)
+        if delivery.crashes >= delivery.message.max_crashes:
+            return poisonous(delivery)
         job_type = self._handlers(delivery.message.job_type)
         if job_type is None:
             return unknown_type(delivery)
@@ -297,9 +306,15 @@ def conclude(error: BaseException, delivery: Delivery, job_type: JobType[..., An
             )
 
 
-def release(delivery: Delivery) -> Abandonment:
+def release(delivery: Delivery, *, after: timedelta = NO_DELAY) -> Abandonment:
     """Hand a job back that this worker will not finish; it burns nothing."""
-    return Abandonment(delivery=delivery, counts_as=CountsAs.RELEASE)
+    return Abandonment(delivery=delivery, delay=after, counts_as=CountsAs.RELEASE)
+
+
+def poisonous(delivery: Delivery) -> DeadLetter:
+    """Its processes keep dying. A ledger hands no such job out; a broker without one does."""
+    message = f"the process that ran it died {delivery.crashes} times"
+    return DeadLetter(delivery=delivery, problem=Problem(kind="poison_crash", message=message))
 
 
 def unknown_type(delivery: Delivery) -> Settlement:

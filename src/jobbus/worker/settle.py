@@ -11,6 +11,8 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any, Final
 
 from jobbus.errors import BackendError, BackendFull, BackendUnavailable
@@ -42,6 +44,7 @@ class Settler:
         on_progress: Callable[[Held, Progress], None],
     ) -> None:
         self._store = store
+        self._longest_delay = queue.capabilities.max_delay or timedelta.max
         self._holdings = holdings
         self._on_lost = on_lost
         self._on_settled = on_settled
@@ -65,6 +68,9 @@ class Settler:
     def submit(self, held: Held, settlement: Settlement) -> None:
         """Take an outcome. Returns at once; the delivery stays held until it has been told."""
         held.finished = True
+        if type(settlement) is Abandonment and settlement.delay > self._longest_delay:
+            # Back sooner than asked, to be put off again: better than not at all.
+            settlement = replace(settlement, delay=self._longest_delay)
         held.settlement = settlement
         if not self._buffer:
             self._idle.clear()

@@ -48,6 +48,7 @@ RELEASE_GRACE: Final = 3.0
 _SETTLE_BACKLOG: Final = 5000
 """Outcomes waiting to be recorded at which fetching pauses."""
 _ALWAYS_WATCHED: Final = timedelta(seconds=60)
+_SUSPECT_PAUSE: Final = timedelta(seconds=5)
 _SPARE_THREADS: Final = 32
 """Threads beyond the slots, for handlers that would not stop."""
 
@@ -258,12 +259,30 @@ class Worker:
 
     def _deliver(self, deliveries: Sequence[Delivery], valid_until: float) -> None:
         taken = [Held(delivery, valid_until) for delivery in deliveries]
+        if self._store is None:
+            taken = self._with_one_suspect(taken)
         self._holdings.add(taken)
         if self.phase is Phase.RUNNING:
             self._backlog.put(taken)
             return
         for held in taken:
             self._settle(held, release(held.delivery), 0.0)
+
+    def _with_one_suspect(self, taken: list[Held]) -> list[Held]:
+        """Of several suspects hand back all but one.
+
+        Without a ledger nothing says which of them a process died of, and all would be charged.
+        """
+        suspect = any(h.delivery.crashes and not h.finished for h in self._holdings.snapshot())
+        kept = []
+        for held in taken:
+            if held.delivery.crashes and suspect:
+                self._holdings.add([held])
+                self._settle(held, release(held.delivery, after=_SUSPECT_PAUSE), 0.0)
+            else:
+                suspect = suspect or held.delivery.crashes > 0
+                kept.append(held)
+        return kept
 
     # running
 

@@ -12,7 +12,7 @@ from jobbus.message import Capabilities, Priority, QueueDepth
 from jobbus.queue import BackgroundJobQueue
 from jobbus.store import JobStore
 from jobbus.testing.conformance.base import Suite, needs
-from jobbus.testing.conformance.refusals import refuses_to_enqueue
+from jobbus.testing.conformance.refusals import refuses, refuses_to_enqueue
 from jobbus.testing.make import after, back, dead, done, message, messages
 
 
@@ -83,6 +83,11 @@ class CapabilityCases(Suite):
         [state] = await queue.extend([held], self.long_lease)
         assert state == "kept"
 
+    @needs("delays")
+    async def test_delays_are_kept_or_refused(self, queue: BackgroundJobQueue) -> None:
+        await queue.enqueue([message(delay=self.short_delay)])
+        await self.nothing_comes(queue)
+
     @needs("ledger")
     async def test_a_declared_ledger_is_a_job_store(self, queue: BackgroundJobQueue) -> None:
         store = self.store_of(queue)
@@ -105,7 +110,9 @@ class CapabilityCases(Suite):
         self, queue: BackgroundJobQueue
     ) -> None:
         limit = queue.capabilities.max_delay
-        if limit is None:
+        if not queue.capabilities.delays:
+            await refuses(queue, "delays")
+        elif limit is None:
             await queue.enqueue([message(delay=timedelta(days=3650))])
             await self.nothing_comes(queue)
         else:
@@ -167,7 +174,8 @@ class DepthCases(Suite):
     ) -> None:
         await queue.enqueue(messages(5))
         held = await self.receive(queue, 3)
-        await queue.enqueue([message(delay=self.short_delay * 10)])
+        if queue.capabilities.delays:
+            await queue.enqueue([message(delay=self.short_delay * 10)])
         await self._depth(queue, ready=2, leased=3, delayed=1, dead=0)
         await queue.dead_letter([dead(held[0])])
         await queue.complete([done(held[1])])

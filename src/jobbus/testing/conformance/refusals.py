@@ -60,6 +60,11 @@ async def _no_expiry(queue: BackgroundJobQueue) -> None:
     await refuses_to_enqueue(queue, message(expires_at=deadline))
 
 
+async def _no_delays(queue: BackgroundJobQueue) -> None:
+    await refuses_to_enqueue(queue, message(delay=timedelta(seconds=1)))
+    await refuses_to_enqueue(queue, message(run_at=datetime.now(UTC) + timedelta(hours=1)))
+
+
 async def _no_transactions(queue: BackgroundJobQueue) -> None:
     await _raises_unsupported(
         queue.enqueue([message()], connection=object()), "enqueueing in a transaction"
@@ -89,6 +94,7 @@ _REFUSALS: Final[Mapping[str, Callable[[BackgroundJobQueue], Awaitable[None]]]] 
     "dependencies": _no_dependencies,
     "unique_keys": _no_unique_keys,
     "expiry": _no_expiry,
+    "delays": _no_delays,
     "transactional": _no_transactions,
     "extends_leases": _no_extension,
     "ledger": _no_ledger,

@@ -18,12 +18,14 @@ class SchedulingCases(Suite):
     def _later(self, queue: BackgroundJobQueue) -> timedelta:
         return min(self.long_delay, queue.capabilities.max_delay or self.long_delay)
 
+    @needs("delays")
     async def test_a_delayed_message_does_not_come_early(self, queue: BackgroundJobQueue) -> None:
         await queue.enqueue([message(delay=self._later(queue))])
         await self.nothing_comes(queue)
         await self.pass_time(queue, self.short_delay)
         await self.nothing_comes(queue)
 
+    @needs("delays")
     async def test_a_delayed_message_comes_when_its_delay_is_over(
         self, queue: BackgroundJobQueue
     ) -> None:
@@ -32,12 +34,14 @@ class SchedulingCases(Suite):
         await self.past(queue, self.short_delay)
         assert (await self.receive_one(queue)).job_id == late.job_id
 
+    @needs("delays")
     async def test_a_message_with_a_moment_does_not_come_before_it(
         self, queue: BackgroundJobQueue
     ) -> None:
         await queue.enqueue([message(run_at=self.now(queue) + self._later(queue))])
         await self.nothing_comes(queue)
 
+    @needs("delays")
     async def test_a_message_with_a_moment_comes_after_it(self, queue: BackgroundJobQueue) -> None:
         later = message(run_at=self.now(queue) + self.short_delay)
         await queue.enqueue([later])
@@ -51,6 +55,7 @@ class SchedulingCases(Suite):
     async def test_no_delay_is_no_delay(self, queue: BackgroundJobQueue) -> None:
         assert (await self.started(queue, message(delay=NO_DELAY))).attempt == 1
 
+    @needs("delays")
     @pytest.mark.parametrize("later_one", ["delay", "run_at"])
     async def test_given_a_delay_and_a_moment_the_later_one_holds(
         self, queue: BackgroundJobQueue, later_one: str
@@ -61,12 +66,14 @@ class SchedulingCases(Suite):
         await self.past(queue, short)
         await self.nothing_comes(queue)
 
+    @needs("delays")
     async def test_a_delayed_message_holds_nothing_up(self, queue: BackgroundJobQueue) -> None:
         at_once = message()
         await queue.enqueue([message(delay=self._later(queue)), at_once])
         assert (await self.receive_one(queue)).job_id == at_once.job_id
         await self.nothing_comes(queue)
 
+    @needs("delays")
     async def test_a_delayed_message_is_handed_out_once(self, queue: BackgroundJobQueue) -> None:
         await queue.enqueue([message(delay=self.short_delay)])
         await self.past(queue, self.short_delay)
@@ -74,6 +81,7 @@ class SchedulingCases(Suite):
         await self.nothing_comes(queue)
         assert not await queue.complete([done(held)])
 
+    @needs("delays")
     async def test_a_wait_does_not_end_before_a_delay_that_is_shorter(
         self, queue: BackgroundJobQueue
     ) -> None:

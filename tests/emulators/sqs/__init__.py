@@ -1,0 +1,1 @@
+"""Amazon SQS on a bad day."""
