@@ -1,0 +1,1 @@
+"""Peers that stand for services which no machine can run for itself."""
