@@ -32,7 +32,7 @@ LAYERS: Final = (
 APART: Final = {"", "backends", "testing"}
 """The package itself, a table of names; backends and testing, which have rules of their own."""
 SEAMS: Final = LAYERS[0] | LAYERS[1]
-SHARED_BY_BACKENDS: Final = {"jobbus.backends.sql"}
+SHARED_BY_BACKENDS: Final = {"jobbus.backends.sql", "jobbus.backends.service_bus"}
 NAMES_MODULES: Final = {
     "jobbus": "a fixed table of the public names",
     "jobbus.testing": "a fixed table of names",

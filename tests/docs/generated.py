@@ -23,7 +23,12 @@ from jobbus.settings import names as setting_names
 from tests.docs.pages import ROOT, as_table, pages
 
 _PART: Final = re.compile(r"(<!-- generated: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
-_ORDER: Final = ("memory", "sqlite", "postgres")
+_ORDER: Final = ("memory", "sqlite", "postgres", "azure_service_bus")
+_ADDRESSES: Final[Mapping[str, Mapping[str, str]]] = {
+    "postgres": {"postgres.url": "postgresql:///"},
+    "azure_service_bus": {"azure_service_bus.namespace": "example.servicebus.windows.net"},
+}
+"""What backends need to be told before they say what they can do."""
 _MEANINGS: Final[Mapping[str, str]] = {
     "durable": "accepted jobs survive the death of every process",
     "ledger": "remembers state, progress, results, history",
@@ -47,7 +52,7 @@ def declared() -> dict[str, Capabilities]:
     """What each installed backend says of itself, without connecting to anything."""
     found = {}
     for name in installed_backends():
-        address = {"postgres.url": "postgresql:///"} if name == "postgres" else {}
+        address = _ADDRESSES.get(name, {})
         settings = load_settings({"provider": name, **address}, environ={}, directory=Path("/"))
         found[name] = create_queue(settings).capabilities
     return {name: found[name] for name in sorted(found, key=_ORDER.index)}

@@ -22,6 +22,7 @@ BUILT_IN: Final = (
     EntryPoint("Memory", "jobbus.backends.memory:MemoryQueue", GROUP),
     EntryPoint("Sqlite", "jobbus.backends.sqlite:SqliteQueue", GROUP),
     EntryPoint("Postgres", "jobbus.backends.postgres:PostgresQueue", GROUP),
+    EntryPoint("AzureServiceBus", "jobbus.backends.azure_service_bus:AzureServiceBusQueue", GROUP),
 )
 """For a checkout on the path, whose metadata nobody installed."""
 EXTRAS: Final = {

@@ -7,7 +7,15 @@ import contextlib
 from typing import Any, Final
 
 from tests.emulators.servicebus.broker import Broker
-from tests.emulators.servicebus.codec import Array, Described, Malformed, Symbol, UByte, UInt, UShort
+from tests.emulators.servicebus.codec import (
+    Array,
+    Described,
+    Malformed,
+    Symbol,
+    UByte,
+    UInt,
+    UShort,
+)
 from tests.emulators.servicebus.frames import (
     AMQP_HEADER,
     MAX_FRAME,
@@ -131,9 +139,7 @@ class Connection:
     def _begin(self, channel: int, body: Described) -> None:
         self._sessions[channel] = AmqpSession(self, channel)
         window = UInt(_WINDOW)
-        self.send(
-            channel, Code.BEGIN, UShort(channel), UInt(0), window, window, UInt(_LAST_HANDLE)
-        )
+        self.send(channel, Code.BEGIN, UShort(channel), UInt(0), window, window, UInt(_LAST_HANDLE))
 
     def refuse(self, condition: str, description: str) -> None:
         """Close the connection with an error."""

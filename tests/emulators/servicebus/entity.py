@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from enum import IntEnum
 from typing import Any, Final
@@ -107,6 +107,14 @@ class Queue:
 
     def count(self, state: MessageState) -> int:
         return sum(one.state is state for one in self._messages.values())
+
+    def clear(self) -> int:
+        """Remove everything; how many messages were locked."""
+        held = len(self._locked)
+        self._messages.clear()
+        self._locked.clear()
+        self._seen.clear()
+        return held
 
     # in
 
@@ -296,4 +304,6 @@ class Queue:
         for stored in list(self._messages.values()):
             life = stored.message.time_to_live
             if life is not None and stored.lock is None and now >= stored.enqueued + life:
-                self._bury(stored, "TTLExpiredException", "The message expired and was dead lettered.")
+                self._bury(
+                    stored, "TTLExpiredException", "The message expired and was dead lettered."
+                )

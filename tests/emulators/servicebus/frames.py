@@ -61,7 +61,7 @@ _WIDTHS: Final = {
 
 
 def performative(code: Code, fields: Sequence[Any]) -> Described:
-    """With every field, nulls at the end included: some clients read past the end of a short one."""
+    """With every field, nulls at the end included: some clients read past a short one's end."""
     width = _WIDTHS.get(code, len(fields))
     return Described(ULong(code), [*fields, *[None] * (width - len(fields))])
 

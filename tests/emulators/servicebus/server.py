@@ -78,6 +78,11 @@ class Emulator:
     def delete_queue(self, name: str) -> None:
         self._call(lambda: self._broker.delete_queue(name))
 
+    def purge(self, name: str) -> int:
+        """Remove all messages, dead letters among them; how many of them were locked."""
+        paths = (name, f"{name}{DEAD_LETTER_SUFFIX}")
+        return self._call(lambda: sum(self._broker.queue(path).clear() for path in paths))
+
     def now(self) -> datetime:
         """By the emulator's clock."""
         return datetime.fromtimestamp(self._broker.now() / 1000, UTC)

@@ -12,7 +12,13 @@ from tests.emulators.servicebus.broker import MANAGEMENT_SUFFIX, NoSuchQueue
 from tests.emulators.servicebus.codec import Described, Symbol, UInt, ULong
 from tests.emulators.servicebus.entity import LockLost, Queue
 from tests.emulators.servicebus.frames import Code, Frame, error, performative
-from tests.emulators.servicebus.links import ConsumerLink, Link, ProducerLink, ReplyLink, RequestLink
+from tests.emulators.servicebus.links import (
+    ConsumerLink,
+    Link,
+    ProducerLink,
+    ReplyLink,
+    RequestLink,
+)
 
 if TYPE_CHECKING:
     from tests.emulators.servicebus.broker import Broker
@@ -143,7 +149,9 @@ class AmqpSession:
             self._attach_to_session(wish, queue)
         else:
             presettled = wish.settle_mode == 1
-            self._confirm(wish, ConsumerLink(self, wish.handle, queue, presettled=presettled), queue)
+            self._confirm(
+                wish, ConsumerLink(self, wish.handle, queue, presettled=presettled), queue
+            )
 
     def _attach_node(self, wish: Attach) -> None:
         entity = wish.path[: -len(MANAGEMENT_SUFFIX)] if wish.path != CBS else None
