@@ -84,11 +84,13 @@ class Links:
                 raise
 
     @asynccontextmanager
-    async def receiver(self, entity: str) -> AsyncIterator[ServiceBusReceiver]:
-        """A receiver for this caller alone: the one used last, if it is free."""
+    async def receiver(
+        self, entity: str, *, fresh: bool = False
+    ) -> AsyncIterator[ServiceBusReceiver]:
+        """A receiver for this caller alone: the one used last, if it is free and good enough."""
         self._check_open()
         idle = self._idle[entity]
-        receiver = idle.pop() if idle else await self._open(entity)
+        receiver = idle.pop() if idle and not fresh else await self._open(entity)
         try:
             yield receiver
         except asyncio.CancelledError:

@@ -16,6 +16,7 @@ from azure.servicebus.aio import ServiceBusReceiver
 from jobbus.errors import BackendUnavailable
 from jobbus.message import Delivery
 
+from .failures import BROKEN_LINK
 from .links import CALL_DEADLINE, Links
 from .wire import Carried, Unreadable, read
 
@@ -63,7 +64,8 @@ async def receive(
 ) -> Sequence[Delivery]:
     """Up to ``limit`` deliveries, as soon as there is one; empty after ``wait``."""
     deadline = time.monotonic() + max(wait.total_seconds(), _LEAST_WAIT)
-    async with links.receiver(entity) as receiver:
+
+    async def look(receiver: ServiceBusReceiver) -> Sequence[Delivery]:
         while (left := deadline - time.monotonic()) > 0:
             if links.closed:
                 raise BackendUnavailable("the queue was closed")
@@ -76,7 +78,15 @@ async def receive(
             deliveries = [await _delivery(one, call, clock) for one in found]
             if kept := [one for one in deliveries if one is not None]:
                 return kept
-    return []
+        return []
+
+    try:
+        async with links.receiver(entity) as receiver:
+            return await look(receiver)
+    except BROKEN_LINK:
+        # The broker detaches links that were idle for ten minutes. That is no failure.
+        async with links.receiver(entity, fresh=True) as receiver:
+            return await look(receiver)
 
 
 async def _delivery(
