@@ -67,7 +67,7 @@ def test_released_is_not_counted_and_modified_is(
     assert receiver.receive(timeout=WAIT).delivery_count == 1
     receiver.reject()
     receiver.close()
-    eventually(lambda: emulator.dead_letters(entity) == 1)
+    eventually(lambda: len(emulator.dead_letters(entity)) == 1)
     assert emulator.count(entity) == 0
 
 

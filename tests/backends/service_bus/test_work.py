@@ -15,7 +15,6 @@ from jobbus import JobBus, RetryPolicy, Worker, load_settings
 from jobbus.backends.azure_service_bus import AzureServiceBusQueue
 from jobbus.errors import Unsupported
 from tests.backends.service_bus.conftest import LOCK, Namespace
-from tests.backends.service_bus.test_broker import dead_letters
 from tests.emulators.servicebus import Emulator
 from tests.flow.support import NOWHERE, until
 
@@ -37,7 +36,6 @@ async def at_work(bus: JobBus, lease: timedelta = LOCK) -> AsyncIterator[Worker]
 @pytest_asyncio.fixture(loop_scope="module")
 async def bus(namespace: Namespace, queue: AzureServiceBusQueue) -> AsyncIterator[JobBus]:
     """On a queue object of its own, over queues that have been emptied."""
-    # The machine's clock: the worker's own timers go by it too.
     async with JobBus(PLAIN, queue=namespace.connect()) as bus:
         yield bus
 
@@ -53,7 +51,7 @@ async def test_a_job_runs_and_is_gone(bus: JobBus, emulator: Emulator) -> None:
     async with at_work(bus):
         await until(lambda: ran == ["Ada"])
         await until(lambda: emulator.count("default") == 0)
-    assert emulator.dead_letters("default") == 0
+    assert not emulator.dead_letters("default")
 
 
 async def test_a_job_that_fails_is_tried_again_and_then_dead_lettered(
@@ -68,9 +66,9 @@ async def test_a_job_that_fails_is_tried_again_and_then_dead_lettered(
 
     await fragile.enqueue()
     async with at_work(bus):
-        await until(lambda: emulator.dead_letters("default") == 1)
+        await until(lambda: bool(emulator.dead_letters("default")))
     assert attempts == [1, 2, 3]
-    assert await dead_letters(emulator) == [("ValueError", "it broke 3")]
+    assert emulator.dead_letters("default") == [("ValueError", "it broke 3")]
     assert emulator.count("default") == 0
 
 
@@ -94,7 +92,7 @@ async def test_a_handler_that_blocks_the_event_loop_keeps_its_lease(
     emulator: Emulator,
 ) -> None:
     """The heartbeat renews by lock token, from a connection and a thread of its own."""
-    lock = timedelta(seconds=5)
+    lock = timedelta(seconds=4)
     emulator.create_queue("slow-default", lock_duration=lock)
     runs: list[float] = []
     queue = AzureServiceBusQueue(
@@ -105,7 +103,7 @@ async def test_a_handler_that_blocks_the_event_loop_keeps_its_lease(
         @bus.job(name="block")
         async def block() -> None:
             runs.append(time.monotonic())
-            time.sleep(7)  # noqa: ASYNC251  # blocking is the subject
+            time.sleep(5.5)  # noqa: ASYNC251  # blocking is the subject
 
         await block.enqueue()
         async with at_work(bus, lease=lock):

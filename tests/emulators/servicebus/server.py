@@ -122,8 +122,16 @@ class Emulator:
         """Messages in this state, locked ones among them."""
         return self._call(lambda: self._broker.queue(name).count(state))
 
-    def dead_letters(self, name: str) -> int:
-        return self.count(f"{name}{DEAD_LETTER_SUFFIX}")
+    def dead_letters(self, name: str) -> list[tuple[str, str]]:
+        """Reasons and descriptions of the dead letters, oldest first."""
+
+        def read() -> list[tuple[str, str]]:
+            found = self._broker.queue(f"{name}{DEAD_LETTER_SUFFIX}").peek(0, 1000)
+            said = [one.message.application for one in found]
+            names = ("DeadLetterReason", "DeadLetterErrorDescription")
+            return [(str(one.get(names[0])), str(one.get(names[1]))) for one in said]
+
+        return self._call(read)
 
     # on its own thread
 
