@@ -11,10 +11,12 @@ import pytest
 
 from tests.emulators.conftest import LOCK
 from tests.emulators.servicebus import Emulator
-from tests.emulators.servicebus.codec import Described, Malformed, Reader, encode
+from tests.emulators.servicebus.codec import Reader, encode
 from tests.emulators.servicebus.message import read_message
 
-proton = pytest.importorskip("proton")
+proton = pytest.importorskip(
+    "proton", reason="no python-qpid-proton: it has no wheels, and takes a C compiler to install"
+)
 utils = pytest.importorskip("proton.utils")
 
 WAIT = 15.0
@@ -165,17 +167,3 @@ def test_the_sections_of_a_message_are_told_apart() -> None:
     again = proton.Message()
     again.decode(read.encoded())
     assert (again.body, again.id, again.properties) == (b"x", "i", {"k": "v"})
-
-
-@pytest.mark.parametrize(
-    "data", [b"", b"\x00", b"\xa1\x05ab", b"\xff", b"\xc0\x01", b"\x00\x53", b"\xd0" + b"\xff" * 8]
-)
-def test_bytes_that_are_no_amqp_are_malformed(data: bytes) -> None:
-    with pytest.raises(Malformed):
-        Reader(data).value()
-
-
-def test_a_described_value_shows_itself_and_lacks_no_field() -> None:
-    value = Described(1, [2])
-    assert (value.field(0), value.field(1)) == (2, None)
-    assert repr(value) == "Described(1, [2])"

@@ -165,8 +165,12 @@ def _array(values: Array) -> bytes:
     if not values and values.kind in _FIXED:
         sample = values.kind(0)
     code, _ = _plain(sample)
-    data = bytes((code,)) + b"".join(_plain(values.kind(one))[1] for one in values)
+    data = bytes((code,)) + b"".join(_plain(_of(values.kind, one))[1] for one in values)
     return _compound(0xF0, len(values), data)
+
+
+def _of(kind: type, value: Any) -> Any:
+    return value if isinstance(value, kind) else kind(value)
 
 
 class Reader:

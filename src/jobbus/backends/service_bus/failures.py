@@ -33,8 +33,6 @@ from jobbus.errors import (
 
 LOST: Final = (MessageLockLostError, MessageAlreadySettled)
 """The lock is over: an answer, and no failure."""
-ANSWERS: Final = (*LOST, ServiceBusServerBusyError)
-"""The link works; it is the answer that one would have liked to be another."""
 _TRANSIENT: Final = (
     OperationTimeoutError,
     ServiceBusCommunicationError,
@@ -42,18 +40,21 @@ _TRANSIENT: Final = (
     ServiceBusServerBusyError,
 )
 _REFUSED: Final = (ServiceBusAuthenticationError, ServiceBusAuthorizationError)
-BROKEN_LINK: Final = (
-    *_TRANSIENT,
-    # A link that breaks in the middle of a call leaves the library with parts that are None, or
-    # with a handler that it has shut down: AttributeError, ValueError, RuntimeError.
-    AttributeError,
-    OSError,
-    RuntimeError,
-    TimeoutError,
-    TypeError,
-    ValueError,
+ANSWERS: Final = (
+    *LOST,
+    *_REFUSED,
+    MessageSizeExceededError,
+    MessagingEntityDisabledError,
+    MessagingEntityNotFoundError,
+    ServiceBusQuotaExceededError,
+    ServiceBusServerBusyError,
 )
-"""After these a link is given up, and another opened in its place."""
+"""The link works; one would have liked another answer."""
+# A link that breaks in the middle of a call leaves the library with parts that are None, or with a
+# handler that it has shut down.
+_MISHAPS: Final = (AttributeError, OSError, RuntimeError, TimeoutError, TypeError, ValueError)
+BROKEN_LINK: Final = (ServiceBusError, *_MISHAPS)
+"""What is none of the answers: the link is given up, and another opened in its place."""
 
 
 class QueueMissing(BackendError):
@@ -88,10 +89,11 @@ def told(doing: str) -> Iterator[None]:
     except _TRANSIENT as error:
         raise BackendUnavailable(f"{doing} failed: {_short(error)}") from error
     except (ServiceBusError, AzureError) as error:
-        # By the library's own word: what it would try again is transient.
-        kind = BackendUnavailable if getattr(error, "_retryable", False) else BackendError
+        # By the library's own word, or where it stumbled over a broken link.
+        passing = getattr(error, "_retryable", False) or isinstance(error.inner_exception, _MISHAPS)
+        kind = BackendUnavailable if passing else BackendError
         raise kind(f"{doing} failed: {_short(error)}") from error
-    except BROKEN_LINK as error:
+    except _MISHAPS as error:
         raise BackendUnavailable(f"{doing} failed: {_short(error)}") from error
 
 

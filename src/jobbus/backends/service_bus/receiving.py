@@ -16,7 +16,7 @@ from azure.servicebus.aio import ServiceBusReceiver
 from jobbus.errors import BackendUnavailable
 from jobbus.message import Delivery
 
-from .failures import BROKEN_LINK
+from .failures import ANSWERS, BROKEN_LINK
 from .links import CALL_DEADLINE, Links
 from .wire import Carried, Unreadable, read
 
@@ -83,6 +83,8 @@ async def receive(
     try:
         async with links.receiver(entity) as receiver:
             return await look(receiver)
+    except ANSWERS:
+        raise
     except BROKEN_LINK:
         # The broker detaches links that were idle for ten minutes. That is no failure.
         async with links.receiver(entity, fresh=True) as receiver:
