@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from jobbus.cli.backend_checks import check_postgres, check_sqlite
+from jobbus.cli.broker_checks import check_broker
 from jobbus.cli.connecting import load_application, usual_application
 from jobbus.cli.findings import Finding, Level, doubtful, failed, fine
 from jobbus.cli.schema import schema_of
@@ -118,6 +119,12 @@ async def _schema(cli: Cli, settings: Settings, *, create: bool) -> AsyncIterato
     try:
         schema = schema_of(cli)
     except Unsupported:
+        from jobbus.settings.names import BROKERS
+
+        if settings.provider in BROKERS:
+            async for finding in check_broker(settings, create=create):
+                yield finding
+            return
         yield fine("backend", f"{settings.provider}, which has no schema")
         return
     if not _there(settings) and not create:
