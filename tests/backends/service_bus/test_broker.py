@@ -27,6 +27,8 @@ from tests.emulators.servicebus.entity import MessageState
 
 PATIENCE = timedelta(seconds=20)
 SILENCE = timedelta(milliseconds=50)
+SETTLE = "update-disposition"
+"""The management operation by which a lock is settled without its link."""
 
 
 async def one(queue: AzureServiceBusQueue, name: str = "default") -> Delivery:
@@ -125,6 +127,25 @@ async def test_a_copy_that_was_scheduled_under_a_lock_that_is_lost_is_called_bac
     emulator.inject(Fault(operation="settle", condition="com.microsoft:message-lock-lost"))
     assert list(await queue.abandon([back(held, timedelta(hours=1))])) == [held]
     assert emulator.count("default", MessageState.SCHEDULED) == 0
+
+
+async def test_an_abandon_that_is_repeated_sends_no_second_copy(
+    queue: AzureServiceBusQueue, emulator: Emulator
+) -> None:
+    await queue.enqueue([message()])
+    held = await one(queue)
+    busy = "com.microsoft:server-busy"
+    faults = [Fault(operation=name, condition=busy, times=4) for name in ("settle", SETTLE)]
+    for fault in faults:
+        emulator.inject(fault)
+    with pytest.raises(BackendUnavailable):
+        await queue.abandon([back(held)])
+    assert emulator.count("default") == 2
+    for fault in faults:
+        fault.times = 0
+    assert not await queue.abandon([back(held)])
+    assert not await queue.abandon([back(held)])
+    assert emulator.count("default") == 1
 
 
 async def test_a_delivery_may_be_settled_after_every_connection_was_cut(

@@ -80,7 +80,8 @@ class Links:
                         await self._enter(sender)
                     return await act(self._senders[entity])
             except (*BROKEN_LINK, asyncio.CancelledError):
-                self._close_soon(self._senders.pop(entity))
+                if failed := self._senders.pop(entity, None):
+                    self._close_soon(failed)
                 raise
 
     @asynccontextmanager

@@ -46,6 +46,8 @@ class Receipt:
     receiver: ServiceBusReceiver
     carried: Carried
     end: End | None = None
+    copy: list[int] | None = None
+    """What was sent for the next attempt, by sequence number; empty where it was not scheduled."""
 
 
 @dataclass(frozen=True, slots=True)

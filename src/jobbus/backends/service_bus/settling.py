@@ -43,13 +43,17 @@ class Settling:
         return [one for one in held if not kept[id(one.receipt)]]
 
     async def each(self, works: Sequence[Awaitable[T]]) -> list[T]:
-        """The answers to all, some of them at a time."""
+        """The answers to all, some of them at a time. Raises an error once all have ended."""
 
         async def bounded(work: Awaitable[T]) -> T:
             async with self._at_once:
                 return await work
 
-        return await asyncio.gather(*map(bounded, works))
+        answers = await asyncio.gather(*map(bounded, works), return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+        return [answer for answer in answers if not isinstance(answer, BaseException)]
 
     async def complete(self, done: Completion) -> bool:
         receipt: Receipt = done.delivery.receipt
@@ -68,33 +72,43 @@ class Settling:
                 error_description=_clean(dead.problem.message)[:_DESCRIPTION],
             )
 
-        return receipt.end is None and await self._end(receipt, End.DEAD, bury)
+        if receipt.end is not None:
+            return receipt.end is End.DEAD
+        return await self._end(receipt, End.DEAD, bury)
 
     async def abandon(self, back: Abandonment) -> bool:
         """Send a copy for the next attempt first, and complete this delivery then."""
         receipt: Receipt = back.delivery.receipt
+        if receipt.end is not None:
+            return receipt.end is End.ABANDONED
         # The lock before all: whoever has lost it must not send a copy of another's job.
         if not await self.renew(receipt):
             return False
+        if receipt.copy is None:
+            receipt.copy = await self._send_copy(back, receipt)
+        if await self._end(receipt, End.ABANDONED):
+            return True
+        if numbers := receipt.copy:
+            # Lost in between: whoever has the message now sends a copy of his own.
+            with told(f"calling a job back from queue {receipt.entity!r}"):
+                await self._links.with_sender(
+                    receipt.entity, lambda sender: sender.cancel_scheduled_messages(numbers)
+                )
+        return False
+
+    async def _send_copy(self, back: Abandonment, receipt: Receipt) -> list[int]:
         again = receipt.carried.again(back.delivery, back.counts_as)
         entity = receipt.entity
         with told(f"handing a job back to queue {entity!r}"):
             if back.delay <= timedelta(0):
                 copy = write(again, None)
                 await self._links.with_sender(entity, lambda sender: sender.send_messages(copy))
-                return await self._end(receipt, End.ABANDONED)
+                return []
             due = self._clock() + back.delay
             later = write(again, due)
-            numbers = await self._links.with_sender(
+            return await self._links.with_sender(
                 entity, lambda sender: sender.schedule_messages(later, due)
             )
-            if await self._end(receipt, End.ABANDONED):
-                return True
-            # Lost in between: whoever has the message now sends a copy of his own.
-            await self._links.with_sender(
-                entity, lambda sender: sender.cancel_scheduled_messages(numbers)
-            )
-        return False
 
     async def renew(self, receipt: Receipt) -> bool:
         async def renew(receiver: ServiceBusReceiver) -> None:
