@@ -22,7 +22,6 @@ from tests.emulators.servicebus.frames import (
     SASL_FRAME,
     SASL_HEADER,
     Code,
-    error,
     performative,
     read_frame,
     write_frame,
@@ -140,7 +139,3 @@ class Connection:
         self._sessions[channel] = AmqpSession(self, channel)
         window = UInt(_WINDOW)
         self.send(channel, Code.BEGIN, UShort(channel), UInt(0), window, window, UInt(_LAST_HANDLE))
-
-    def refuse(self, condition: str, description: str) -> None:
-        """Close the connection with an error."""
-        self.send(0, Code.CLOSE, error(condition, description))

@@ -102,9 +102,6 @@ class Queue:
         self._seen: dict[Any, int] = {}
         self._lock_ms = int(options.lock_duration / timedelta(milliseconds=1))
 
-    def __len__(self) -> int:
-        return len(self._messages)
-
     def count(self, state: MessageState) -> int:
         return sum(one.state is state for one in self._messages.values())
 
