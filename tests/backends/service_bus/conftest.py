@@ -50,6 +50,7 @@ def emulator() -> Iterator[Emulator]:
         for name in QUEUES:
             emulator.create_queue(name, lock_duration=LOCK, max_delivery_count=100)
         yield emulator
+    gc.collect()  # while the warnings about those sockets are still ignored
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
