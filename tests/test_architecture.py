@@ -33,8 +33,10 @@ LAYERS: Final = (
 APART: Final = {"", "backends", "testing"}
 """The package itself, a table of names; backends and testing, which have rules of their own."""
 SEAMS: Final = LAYERS[0] | LAYERS[1]
-SHARED_BY_BACKENDS: Final = {"jobbus.backends.sql", "jobbus.backends.redis_store"}
-SHARED_BY_BACKENDS: Final = {"jobbus.backends.sql", "jobbus.backends.amqp"}
+SHARED_BY_BACKENDS: Final = {
+    "jobbus.backends.amqp", "jobbus.backends.redis_store", "jobbus.backends.service_bus",
+    "jobbus.backends.sql",
+}  # fmt: skip
 NAMES_MODULES: Final = {
     "jobbus": "a fixed table of the public names",
     "jobbus.testing": "a fixed table of names",

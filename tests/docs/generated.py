@@ -18,6 +18,7 @@ from typing import Any, Final
 from jobbus import errors
 from jobbus.backends.memory import MemoryQueue
 from jobbus.backends.sqlite import SqliteQueue
+from jobbus.cli.facts import ADDRESSES
 from jobbus.job import ALIASES, TERMINAL, TRANSITIONS, EventType, JobState
 from jobbus.message import Capabilities
 from jobbus.settings import create_queue, installed_backends, load_settings
@@ -28,10 +29,6 @@ from jobbus.tracked import TrackedQueue
 from tests.docs.pages import ROOT, as_table, pages
 
 _PART: Final = re.compile(r"(<!-- generated: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
-_ADDRESSES: Final[Mapping[str, Mapping[str, str]]] = {
-    "postgres": {"postgres.url": "postgresql:///"},
-    "rabbitmq": {"rabbitmq.url": "amqp://localhost"},
-}
 _MEANINGS: Final[Mapping[str, str]] = {
     "durable": "accepted jobs survive the death of every process",
     "ledger": "remembers state, progress, results, history",
@@ -57,7 +54,7 @@ def declared() -> dict[str, Capabilities]:
     """What each installed backend says of itself, without connecting to anything."""
     found = {}
     for name in installed_backends():
-        address = _ADDRESSES.get(name, {})
+        address = ADDRESSES.get(name, {})
         settings = load_settings({"provider": name, **address}, environ={}, directory=Path("/"))
         found[name] = create_queue(settings).capabilities
     ordered = {name: found[name] for name in sorted(found, key=setting_names.PROVIDERS.index)}

@@ -218,6 +218,11 @@ def test_passwords_are_masked_wherever_settings_are_shown(load: Load, address: s
             "azure_service_bus.connection_string",
             f"Endpoint=sb://x.example/;SharedAccessKeyName=root;SharedAccessKey={SECRET}",
         ),
+        (
+            "azure_service_bus.connection_string",
+            "Endpoint=sb://x.example/;SharedAccessSignature=SharedAccessSignature sr=x&sig="
+            f"{SECRET}&se=1",
+        ),
     ],
 )
 def test_secrets_of_any_provider_are_masked(load: Load, key: str, value: str) -> None:

@@ -41,9 +41,11 @@ _TYPE_COLUMNS: Final[Sequence[Column]] = (
     Column("ARGUMENTS", lambda record: _arguments(record["payload_schema"])),
 )
 
-_ADDRESSES: Final[Mapping[str, Mapping[str, str]]] = {
+ADDRESSES: Final[Mapping[str, Mapping[str, str]]] = {
     "postgres": {"postgres.url": "postgresql:///"},
     "rabbitmq": {"rabbitmq.url": "amqp://localhost"},
+    "aws_sqs": {"aws_sqs.queue_url": "https://sqs.us-west-2.amazonaws.com/123456789012/jobs"},
+    "azure_service_bus": {"azure_service_bus.namespace": "example.servicebus.windows.net"},
 }
 """For backends that are not made without one; nothing is connected to."""
 
@@ -137,7 +139,7 @@ def _backend(name: str) -> dict[str, Any]:
 
     # An address that is never used: what a backend declares, it declares without connecting. The
     # settings of the place that we are in are about one backend, and might contradict the others.
-    address = _ADDRESSES.get(name, {})
+    address = ADDRESSES.get(name, {})
     shape: dict[str, Any] = {
         "name": name, "capabilities": None, "with_ledger": None, "problem": None
     }  # fmt: skip

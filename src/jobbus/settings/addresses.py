@@ -33,13 +33,20 @@ _SECRET_PAIR: Final = re.compile(
     rf"(\w*(?:{'|'.join(SECRET_WORDS)})\w*\s*=\s*)('(?:\\.|[^'\\])*'|\"[^\"]*\"|[^;&\s]+)",
     re.IGNORECASE,
 )
+_SHARED_ACCESS_SIGNATURE: Final = re.compile(r"(SharedAccessSignature\s*=\s*)[^;]+", re.IGNORECASE)
+"""Of an Azure connection string: its value has blanks and further pairs in it."""
+_SERVICE_BUS: Final = re.compile(r"Endpoint\s*=\s*sb://", re.IGNORECASE)
 
 
 def read_backend(text: str) -> dict[str, str]:
     """The settings that a backend's URL, or its mere name, stands for, by key.
 
-    Raises ValueError, without repeating any password, for what is neither.
+    A connection string of Service Bus is as good as a URL. Raises ValueError, without repeating any
+    password, for what is neither.
     """
+    if _SERVICE_BUS.match(text.strip()):
+        provider = "azure_service_bus"
+        return {"provider": provider, f"{provider}.connection_string": text.strip()}
     scheme, mark, rest = text.strip().partition("://")
     protocol = scheme.partition("+")[0]
     provider = SCHEMES.get(protocol.casefold()) or protocol
@@ -156,6 +163,7 @@ def is_secret(key: str) -> bool:
 
 def mask(text: str) -> str:
     """The text without the passwords of URLs and connection strings in it."""
+    text = _SHARED_ACCESS_SIGNATURE.sub(rf"\g<1>{MASK}", text)
     return _SECRET_PAIR.sub(rf"\g<1>{MASK}", _USER_AND_PASSWORD.sub(rf"\g<1>{MASK}@", text))
 
 

@@ -25,6 +25,7 @@ BUILT_IN: Final = (
     EntryPoint("Redis", "jobbus.backends.redis:RedisQueue", GROUP),
     EntryPoint("RabbitMq", "jobbus.backends.rabbitmq:RabbitMqQueue", GROUP),
     EntryPoint("AwsSqs", "jobbus.backends.aws_sqs:AwsSqsQueue", GROUP),
+    EntryPoint("AzureServiceBus", "jobbus.backends.azure_service_bus:AzureServiceBusQueue", GROUP),
 )
 """For a checkout on the path, whose metadata nobody installed."""
 EXTRAS: Final = {

@@ -35,7 +35,14 @@ OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
         "heartbeat_seconds",
         "consumer_timeout_minutes",
     ),
-    "azure_service_bus": ("connection_string",),
+    "azure_service_bus": (
+        "connection_string",
+        "namespace",
+        "queue_name",
+        "queue_prefix",
+        "lock_duration_seconds",
+        "max_message_kilobytes",
+    ),
 }
 """Options whose words are known, so that ``QUEUEURL`` can be shown as ``queue_url``."""
 
