@@ -127,8 +127,9 @@ def _register_obstinate(bus: JobBus, agent: Agent, folder: Path) -> None:
 
 def _register_ending(bus: JobBus, agent: Agent) -> None:
     @bus.job
-    async def fails_once(context: JobContext) -> int:
+    async def fails_once(context: JobContext, seconds: float = 0.0) -> int:
         agent.note("started", context.job_id, context.attempt)
+        await asyncio.sleep(seconds)
         if context.failures == 0:
             agent.note("failing", context.job_id, context.attempt)
             raise Retry("once more", after=timedelta(seconds=0.05))

@@ -225,6 +225,8 @@ def wrong_accounts(evidence: Evidence) -> Iterable[Violation]:
         told = [event.type for event in evidence.histories.get(job.id, ())]
         if EventType.REDRIVEN not in told and EventType.CRASHED in told and not job.crashes:
             yield Violation("C9", job.id, "it crashed, and no crash is counted")
+        if told and job.crashes and not {EventType.CRASHED, EventType.FAILED} & set(told):
+            yield Violation("C5", job.id, "crashes are counted of which its history says nothing")
 
 
 CHECKS: Final[Sequence[Callable[[Evidence], Iterable[Violation]]]] = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
@@ -163,18 +164,21 @@ class SimulatedHeartbeat(Heartbeat):
     """The heartbeat as a task: threads have no place in virtual time."""
 
     async def start(self) -> None:
+        self._ending = asyncio.Event()
         self._task = asyncio.create_task(self._beat())
         await self._ready.wait()
         if self._failure is not None:
             raise self._failure
 
     async def stop(self) -> None:
-        self._stop.set()
+        self._ending.set()
         await asyncio.wait({self._task}, timeout=10)
 
     async def _stopped_within(self, seconds: float) -> bool:
-        await asyncio.sleep(seconds)
-        return self._stop.is_set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._ending.wait()
+        return self._ending.is_set()
 
 
 class Machine:
@@ -231,7 +235,8 @@ class Machine:
 
     def alive(self, birth: str) -> bool:
         return any(
-            p.identity.birth == birth and not p.group.dead for p in self.processes.values()
+            p.identity.birth == birth and not p.group.dead and not p.ended
+            for p in self.processes.values()
         )
 
     # the line to the database
