@@ -1,4 +1,4 @@
-"""Bugs that are planted into the real code while it runs: a checker that cannot fail proves nothing.
+"""Bugs planted into the real code while it runs: a checker that cannot fail proves nothing.
 
 Each is named, says what it breaks, and which invariants have to report it.
 """
@@ -196,7 +196,9 @@ def _stay_ready(moved: Any) -> Any:
 
 def _forget_the_last(enqueue: Any) -> Any:
     def enqueue_most(messages: Sequence[Message], scope: Scope) -> Generator[Any, Any, list[str]]:
-        kept = messages[:-1] if len(messages) > 1 and not hot.needs_transaction(messages) else messages
+        kept = (
+            messages[:-1] if len(messages) > 1 and not hot.needs_transaction(messages) else messages
+        )
         yield from enqueue(kept, scope)
         return [message.job_id for message in messages]
 
@@ -205,7 +207,9 @@ def _forget_the_last(enqueue: Any) -> Any:
 
 def _conceal(apply: Any) -> Any:
     def apply_in_silence(changes: Sequence[Change], scope: Scope) -> Any:
-        told = [replace(one, silent=one.silent or one.event is EventType.CRASHED) for one in changes]
+        told = [
+            replace(one, silent=one.silent or one.event is EventType.CRASHED) for one in changes
+        ]
         return apply(told, scope)
 
     return apply_in_silence
@@ -265,10 +269,14 @@ BUGS: Final[Mapping[str, Bug]] = {
         bug(
             "a claim takes what is taken",
             "C4",
-            _sql("pick", sqlite=("ready = 1 AND queue", "state IN ('queued', 'running') AND queue")),
+            _sql(
+                "pick", sqlite=("ready = 1 AND queue", "state IN ('queued', 'running') AND queue")
+            ),
             _sql("start", sqlite=(" AND ready = 1", "")),
             _sql("claim", postgres=("    FOR UPDATE SKIP LOCKED\n", "")),
-            _sql("claim", postgres=("WHERE j.id = picked.id AND j.ready", "WHERE j.id = picked.id")),
+            _sql(
+                "claim", postgres=("WHERE j.id = picked.id AND j.ready", "WHERE j.id = picked.id")
+            ),
         ),
         bug(
             "renewed leases are not extended",

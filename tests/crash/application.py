@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -54,6 +54,9 @@ class Options:
     drain: float = 25.0
     slow_settling: float = 0.0
     """How long completions are held up, as by a busy database."""
+    life: int = LONGEST_LIFE
+    planted: str = ""
+    """The name of a bug to have."""
     produce: Sequence[str] = ()
     """The ids of the jobs to enqueue."""
     in_transaction: bool = False
@@ -148,8 +151,9 @@ def _register_special(bus: JobBus, agent: Agent) -> None:
     async def transactional(context: JobContext) -> int:
         """Has its effect in the transaction that completes it."""
         agent.note("started", context.job_id, context.attempt)
-        async with context.transaction(context.attempt) as connection:
-            await insert_effect(connection, context.job_id, context.attempt)
+        with _failures_noted(agent, context):
+            async with context.transaction(context.attempt) as connection:
+                await insert_effect(connection, context.job_id, context.attempt)
         return context.attempt
 
     @bus.job
@@ -284,12 +288,17 @@ def enter(options: Options, point: str | None, log: Path) -> None:
 
 
 def be(options: Options) -> None:
-    signal.alarm(LONGEST_LIFE)
+    signal.alarm(options.life)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     if options.role == "supervise":
         sys.exit(supervise(options))
     agent = open_agent(Path(options.folder), f"{options.name}-{os.getpid()}", os.environ)
-    asyncio.run(run(options, agent))
+    with ExitStack() as stack:
+        if options.planted:
+            from tests.chaos.planted import BUGS
+
+            stack.enter_context(BUGS[options.planted].planted())
+        asyncio.run(run(options, agent))
 
 
 if __name__ == "__main__":

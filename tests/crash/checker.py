@@ -8,7 +8,7 @@ Invariants:
 * C5 an end is final; what was accepted came from the highest attempt; histories follow the rules;
 * C6 effects: once where they commit with the job, else once and once more for each interruption;
 * C9 no crash and no failure is counted that did not happen, and no crash goes uncounted;
-* C7, C12, C13, and that nobody works under a lease that ran out: and that nobody works under a lease that ran out:
+* C7, C12, C13, and that nobody works under a lease that ran out:
   :mod:`tests.crash.order_checks`.
 """
 

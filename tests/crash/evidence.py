@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
@@ -15,9 +15,7 @@ TOLERANCE: Final = 0.005
 """Seconds by which the clocks of a database and of this machine may differ."""
 EVERYBODY: Final = "*"
 """The process of a fault that meets all of them, such as the database's crash."""
-FAULTS: Final = frozenset(
-    {"dying", "stopping", "killed", "stopped", "draining", "cut", "jumped"}
-)
+FAULTS: Final = frozenset({"dying", "stopping", "killed", "stopped", "draining", "cut", "jumped"})
 """Records of what interrupts the work of a process."""
 
 TRANSACTIONAL: Final = "transactional"
@@ -98,35 +96,45 @@ class Evidence:
 
     def _befell(self, faults: frozenset[str]) -> Mapping[str, int]:
         found: dict[str, int] = defaultdict(int)
-        for fault in self.records:
-            if fault.event in faults:
-                for job in self._in_hands(fault):
-                    found[job] += 1
+        by_process: dict[str, list[float]] = defaultdict(list)
+        for name in faults:
+            for fault in self.of(name):
+                if fault.job:
+                    found[fault.job] += 1
+                else:
+                    whose = str(fault.detail.get("process", fault.process))
+                    by_process[whose].append(fault.monotonic)
+        for whose, moments in by_process.items():
+            for job in self._held_at(whose, sorted(moments)):
+                found[job] += 1
         return found
 
-    def _in_hands(self, fault: Record) -> set[str]:
-        if fault.job:
-            return {fault.job}
-        whose = str(fault.detail.get("process", fault.process))
+    def _held_at(self, whose: str, moments: Sequence[float]) -> Iterator[str]:
+        """The jobs in a process's hands at each of these moments, in turn."""
+        moves = iter(self._hands[whose])
+        move = next(moves, None)
         held: set[Key] = set()
-        for record in self._hands[whose]:
-            key = (record.job, record.attempt)
-            if record.event == "claimed":
-                # It may be the answer that was late, and not the claim.
-                if record.detail["before"] <= fault.monotonic:
-                    held.add(key)
-            elif record.monotonic <= fault.monotonic:
-                held.discard(key)
-        return {job for job, _ in held}
+        for moment in moments:
+            while move is not None and move[0] <= moment:
+                _, taken, key = move
+                (held.add if taken else held.discard)(key)
+                move = next(moves, None)
+            yield from {job for job, _ in held}
 
     @cached_property
-    def _hands(self) -> Mapping[str, Sequence[Record]]:
-        """What processes took and let go of, by process."""
-        found: dict[str, list[Record]] = defaultdict(list)
+    def _hands(self) -> Mapping[str, Sequence[tuple[float, bool, Key]]]:
+        """When processes took jobs (or not) and which, by process."""
+        found: dict[str, list[tuple[float, bool, Key]]] = defaultdict(list)
         for record in self.records:
-            if record.event in ("claimed", "settled"):
-                found[record.process].append(record)
-                found[EVERYBODY].append(record)
+            if record.event not in ("claimed", "settled"):
+                continue
+            taken = record.event == "claimed"
+            # It may be the answer that was late, and not the claim.
+            moment = record.detail["before"] if taken else record.monotonic
+            for whose in (record.process, EVERYBODY):
+                found[whose].append((moment, taken, (record.job, record.attempt)))
+        for moves in found.values():
+            moves.sort(key=lambda move: (move[0], not move[1]))
         return found
 
     def _by_job(

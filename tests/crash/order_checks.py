@@ -58,7 +58,7 @@ def _frozen(evidence: Evidence) -> Mapping[str, Sequence[float]]:
 
 
 def out_of_order(evidence: Evidence) -> Iterable[Violation]:
-    for earlier, later in _waits(evidence):
+    for earlier, later in waits(evidence):
         ended = _end_asked_for(evidence, earlier)
         if ended is None:
             continue
@@ -68,7 +68,7 @@ def out_of_order(evidence: Evidence) -> Iterable[Violation]:
                 yield Violation("C7", later, text)
 
 
-def _waits(evidence: Evidence) -> Iterable[tuple[str, str]]:
+def waits(evidence: Evidence) -> Iterable[tuple[str, str]]:
     """Jobs, and those that may start only when they have ended."""
     done = {record.job: record.monotonic for record in evidence.of("enqueued")}
     groups: dict[str, dict[str, Record]] = defaultdict(dict)
@@ -90,9 +90,7 @@ def _end_asked_for(evidence: Evidence, job_id: str) -> float | None:
     job = evidence.jobs.get(job_id)
     if job is None or job.state is JobState.CANCELLED:
         return None
-    asked = [
-        r.monotonic for r in evidence.settling.get(job_id, ()) if r.attempt == job.attempt
-    ]
+    asked = [r.monotonic for r in evidence.settling.get(job_id, ()) if r.attempt == job.attempt]
     return min(asked, default=None)
 
 
@@ -126,9 +124,11 @@ def wrong_reports(evidence: Evidence) -> Iterable[Violation]:
         if number > 1:
             yield Violation("C13", job, f"attempt {attempt} was reported {number} times")
     reporting = {record.process for record in evidence.of("reported")}
+    # What never started may have gone back without its worker having seen it.
+    started = {(record.job, record.attempt) for record in evidence.of("started")}
     for record in evidence.of("settled"):
         key = (record.job, record.attempt)
-        if record.process in reporting and key not in reported:
+        if record.process in reporting and key in started and key not in reported:
             yield Violation("C13", record.job, f"attempt {record.attempt} was not reported")
 
 

@@ -1,8 +1,8 @@
 """An event loop that a seed decides: time is virtual, and processes are groups that can die.
 
 Every callback belongs to the group in whose context it was made. Which group goes next is drawn by
-lot, as a machine's scheduler might; within a group callbacks keep their order, which is what asyncio
-promises to the code under test. A group that is dead is never resumed: its coroutines stop where
+lot, as a machine's scheduler might; within a group callbacks keep their order, as asyncio promises
+to the code under test. A group that is dead is never resumed: its coroutines stop where
 they are, and no ``finally`` of theirs runs, as after a ``kill -9``.
 """
 
@@ -193,7 +193,11 @@ class SeededLoop(asyncio.AbstractEventLoop):
         return self.call_at(self._now + delay, callback, *args, context=context)
 
     def call_at(
-        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self,
+        when: float,
+        callback: Callable[..., object],
+        *args: Any,
+        context: Context | None = None,
     ) -> asyncio.TimerHandle:
         context = context or copy_context()
         timer = asyncio.TimerHandle(when, callback, args, self, context)

@@ -313,4 +313,3 @@ def simulated(seed: int) -> Iterator[Machine]:
         stack.callback(made.loop.close)
         made.engine.start()
         yield made
-

@@ -212,7 +212,8 @@ class Scenario:
         if not self.looks:
             return
         job_id = self.chance.choice(self.looks).id
-        if await self.bus.cancel(job_id) is CancelOutcome.CANCELLED:
+        outcomes = await self.bus.cancel(job_id)
+        if outcomes[job_id] is CancelOutcome.CANCELLED:
             self.machine.test.agent.note("cancelled", job_id)
 
     async def _pause_queue(self) -> None:
