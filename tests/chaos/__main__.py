@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -19,6 +20,8 @@ ENOUGH = 300
 
 def main(arguments: Sequence[str]) -> int:
     order = Order.parse(arguments)
+    # That connections break is the point.
+    logging.getLogger("psycopg").setLevel(logging.CRITICAL)
     good = all([_attack(plan) for plan in order.plans])
     if order.bugs:
         good &= _catch_bugs(order.plans[0].seed)

@@ -1,6 +1,6 @@
 """Who may run when, and until when: order, pauses, cancellations, leases that ran out, reports.
 
-* C4 nobody has an effect under a lease that ran out, unless it was frozen and could not know;
+* C4 nobody starts or has an effect under a lease that ran out, unless it was frozen and could not know;
 * C7 a job of a group, or one with dependencies, starts only when what it waits for has ended;
 * C12 what was cancelled before it started never runs, and a paused queue hands out nothing;
 * C13 what a worker reports of itself is what the queue took from it.
@@ -29,23 +29,24 @@ def outlived_leases(evidence: Evidence) -> Iterable[Violation]:
     for record in (*evidence.of("claimed"), *evidence.of("renewed")):
         kept[record.job, record.attempt].append(record)
     frozen = _frozen(evidence)
-    for effect in evidence.of("effect"):
-        job = evidence.jobs.get(effect.job)
+    for deed in (*evidence.of("started"), *evidence.of("effect")):
+        job = evidence.jobs.get(deed.job)
         known = [
             r
-            for r in kept[effect.job, effect.attempt]
-            if r.monotonic <= effect.monotonic and r.process == effect.process
+            for r in kept[deed.job, deed.attempt]
+            if r.monotonic <= deed.monotonic and r.process == deed.process
         ]
         if not known or job is None or job.job_type in OBSTINATE:
             continue
         last = max(known, key=lambda r: float(r.detail["before"]))
-        late = effect.monotonic - last.detail["before"] - last.detail["lease"]
+        late = deed.monotonic - last.detail["before"] - last.detail["lease"]
         if late <= SCHEDULING:
             continue
-        if any(last.detail["before"] <= moment for moment in frozen[effect.process]):
+        if any(last.detail["before"] <= moment for moment in frozen[deed.process]):
             continue
-        text = f"attempt {effect.attempt} had its effect {late:.3f} s after its lease had run out"
-        yield Violation("C4", effect.job, text)
+        what = "started" if deed.event == "started" else "had its effect"
+        text = f"attempt {deed.attempt} {what} {late:.3f} s after its lease had run out"
+        yield Violation("C4", deed.job, text)
 
 
 def _frozen(evidence: Evidence) -> Mapping[str, Sequence[float]]:

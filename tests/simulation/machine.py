@@ -123,6 +123,8 @@ class VirtualProcess:
     """Until then nothing gets through to the database."""
     flaky_until: float = 0.0
     """Until then requests and replies may get lost."""
+    slow_until: float = 0.0
+    """Until then requests and replies take seconds."""
     ended: bool = False
     """It has come to its end by itself."""
     stop: Callable[[], None] = field(default=lambda: None)
@@ -244,6 +246,10 @@ class Machine:
     async def travel(self, process: VirtualProcess, loss: str) -> None:
         """The way of a request or a reply."""
         await asyncio.sleep(self.chance.expovariate(1 / 0.003))
+        if process.slow_until > self.loop.time() and self.chance.random() < 0.4:
+            process.agent.note("cut", process=process.name)
+            await asyncio.sleep(self.chance.choice([0.1, 0.5, 2.0, 9.0]))
+            process.agent.note("cut", process=process.name)
         if process.cut_until > self.loop.time():
             # As long as a call may take: its deadline passes, or the line is whole again.
             await asyncio.sleep(min(process.cut_until - self.loop.time(), 2.0))

@@ -153,6 +153,7 @@ class Scenario:
     async def _torment(self) -> None:
         deeds: Sequence[tuple[Callable[[], Awaitable[None]], int]] = (
             (self._kill, 6), (self._freeze, 3), (self._cut, 2), (self._flake, 2),
+            (self._slow, 3),
             (self._terminate, 2), (self._cancel, 2), (self._pause_queue, 1), (self._jump, 1),
         )  # fmt: skip
         for _ in range(self.chance.randint(3, 7)):
@@ -200,6 +201,12 @@ class Scenario:
         if victim is not None:
             victim.flaky_until = self.machine.loop.time() + self.chance.uniform(1, 10)
 
+    async def _slow(self) -> None:
+        """Calls take as long as a lease does, and are answered."""
+        victim = self._victim()
+        if victim is not None:
+            victim.slow_until = self.machine.loop.time() + self.chance.uniform(5, 25)
+
     async def _terminate(self) -> None:
         victim = self._victim()
         if victim is not None:
@@ -234,7 +241,7 @@ class Scenario:
     def _heal(self) -> None:
         for worker in self.workers:
             self._thaw(worker)
-            worker.cut_until = worker.flaky_until = 0.0
+            worker.cut_until = worker.flaky_until = worker.slow_until = 0.0
             worker.group.fuse = None
         self.machine.test.agent.note("healed")
         if all(w.group.dead for w in self.workers):
