@@ -91,7 +91,7 @@ class Campaign:
     """Works a plan off."""
 
     plan: Plan
-    field: Battlefield
+    ground: Battlefield
     bus: JobBus
     done: Counter[str] = field(default_factory=Counter)
     found: list[Violation] = field(default_factory=list)
@@ -102,7 +102,7 @@ class Campaign:
 
     def __post_init__(self) -> None:
         self.chance = random.Random(self.plan.seed)
-        self.place = self.field.place
+        self.place = self.ground.place
         self._started = 0
         self._thawing: set[asyncio.Task[None]] = set()
 
@@ -126,7 +126,7 @@ class Campaign:
         evidence = await self.place.evidence(self.bus, effects=await self.place.effects())
         return Result(
             plan=self.plan,
-            where=self.field.where,
+            where=self.ground.where,
             evidence=evidence,
             violations=[*violations(evidence), *self.found],
             done=self.done,
@@ -149,7 +149,7 @@ class Campaign:
         self.workers[name] = self.place.start(
             name,
             point=appointment,
-            address=self.field.address,
+            address=self.ground.address,
             queues=[QUEUE, name],
             lease=self.plan.lease,
             concurrency=8,
@@ -276,11 +276,11 @@ class Campaign:
 
     async def _restart(self) -> None:
         crash = self.done["crash restart"] <= 2 * self.done["graceful restart"]
-        await self.field.restart(crash=crash)
+        await self.ground.restart(crash=crash)
         self.done["crash restart" if crash else "graceful restart"] += 1
 
     async def _cut(self) -> None:
-        proxy = self.field.proxy
+        proxy = self.ground.proxy
         assert proxy is not None
         way = self.chance.choice(["reset", "lost reply", "lost commit", "black hole", "slow"])
         self.done[f"cut: {way}"] += 1
@@ -292,7 +292,7 @@ class Campaign:
             case "lost commit":
                 proxy.cut_at(b"COMMIT", forward=False, times=3)
             case "black hole":
-                self.field.note_cut()
+                self.ground.note_cut()
                 proxy.swallow()
                 await asyncio.sleep(OUTAGE)
                 proxy.flow()
@@ -337,8 +337,8 @@ class Campaign:
     async def _heal(self) -> float:
         for name in list(self.frozen):
             self._thaw(name)
-        if self.field.proxy is not None:
-            self.field.proxy.flow()
+        if self.ground.proxy is not None:
+            self.ground.proxy.flow()
         for name, worker in list(self.workers.items()):
             if not worker.alive:
                 del self.workers[name]

@@ -1,6 +1,6 @@
 """Who may run when, and until when: order, pauses, cancellations, leases that ran out, reports.
 
-* C4 nobody starts or has an effect under a lease that ran out, unless it was frozen and could not know;
+* C4 nobody starts, or has an effect, under a lease that ran out, unless it had been frozen;
 * C7 a job of a group, or one with dependencies, starts only when what it waits for has ended;
 * C12 what was cancelled before it started never runs, and a paused queue hands out nothing;
 * C13 what a worker reports of itself is what the queue took from it.

@@ -12,13 +12,14 @@ import asyncio
 import heapq
 import random
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from contextvars import Context, ContextVar, copy_context
 from itertools import count
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, TypeVarTuple, Unpack
 
 T = TypeVar("T")
+Args = TypeVarTuple("Args")
 _STEP: Final = 0.0002
 """Seconds that one step of a process takes at the most."""
 _CLOSINGS: Final = 50
@@ -34,6 +35,7 @@ class Group:
         self.steps = 0
         self.fuse: int | None = None
         """After so many more steps it dies."""
+        self.main: asyncio.Task[Any] | None = None
         self.ready: deque[asyncio.Handle] = deque()
 
 
@@ -63,10 +65,11 @@ class NumberedFuture(asyncio.Future[T]):
         return self._number
 
 
-class SeededLoop(asyncio.AbstractEventLoop):
-    """Runs everything in one thread, and nothing in real time."""
+class SeededLoop(asyncio.BaseEventLoop):
+    """Runs everything in one thread, and nothing in real time. Has no files, sockets or threads."""
 
     def __init__(self, chance: random.Random, on_death: Callable[[Group], None]) -> None:
+        # Not the base's own: that would look after what there is none of here.
         self._chance = chance
         self._on_death = on_death
         self._now = 1000.0
@@ -87,7 +90,7 @@ class SeededLoop(asyncio.AbstractEventLoop):
         self._groups[group.name] = group
         context = copy_context()
         context.run(GROUP.set, group)
-        self.create_task(main, context=context)
+        group.main = self.create_task(main, context=context)
 
     def within(self, group: Group, callback: Callable[[], object]) -> None:
         """Have a process do something, as its signal handler would."""
@@ -104,7 +107,7 @@ class SeededLoop(asyncio.AbstractEventLoop):
 
     # running
 
-    def run_until_complete(self, future: Generator[Any, None, T] | Any) -> T:
+    def run_until_complete(self, future: Any) -> Any:
         task = self.create_task(future)
         asyncio._set_running_loop(self)
         try:
@@ -112,8 +115,7 @@ class SeededLoop(asyncio.AbstractEventLoop):
                 self._step()
         finally:
             asyncio._set_running_loop(None)
-        result: T = task.result()
-        return result
+        return task.result()
 
     def _step(self) -> None:
         self._ring_due()
@@ -174,20 +176,29 @@ class SeededLoop(asyncio.AbstractEventLoop):
         return False
 
     def call_soon(
-        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self,
+        callback: Callable[[Unpack[Args]], object],
+        *args: *Args,
+        context: Context | None = None,
     ) -> asyncio.Handle:
         context = context or copy_context()
         handle = asyncio.Handle(callback, args, self, context)
         self._put(context.get(GROUP, ROOT), handle)
         return handle
 
-    call_soon_threadsafe = call_soon
+    def call_soon_threadsafe(
+        self,
+        callback: Callable[[Unpack[Args]], object],
+        *args: *Args,
+        context: Context | None = None,
+    ) -> asyncio.Handle:
+        return self.call_soon(callback, *args, context=context)
 
     def call_later(
         self,
         delay: float,
-        callback: Callable[..., object],
-        *args: Any,
+        callback: Callable[[Unpack[Args]], object],
+        *args: *Args,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
         return self.call_at(self._now + delay, callback, *args, context=context)
@@ -195,8 +206,8 @@ class SeededLoop(asyncio.AbstractEventLoop):
     def call_at(
         self,
         when: float,
-        callback: Callable[..., object],
-        *args: Any,
+        callback: Callable[[Unpack[Args]], object],
+        *args: *Args,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
         context = context or copy_context()
@@ -212,7 +223,7 @@ class SeededLoop(asyncio.AbstractEventLoop):
         return NumberedFuture(next(self._numbers), self)
 
     def create_task(
-        self, coro: Any, *, name: str | None = None, context: Context | None = None
+        self, coro: Any, *, name: object = None, context: Context | None = None
     ) -> NumberedTask[Any]:
         context = context or copy_context()
         task = NumberedTask[Any](next(self._numbers), coro, loop=self, name=name, context=context)
@@ -220,7 +231,7 @@ class SeededLoop(asyncio.AbstractEventLoop):
         return task
 
     def run_in_executor(
-        self, executor: Executor | None, func: Callable[..., T], *args: Any
+        self, executor: Executor | None, func: Callable[[Unpack[Args]], T], *args: *Args
     ) -> asyncio.Future[T]:
         """Done at once, in this thread: what takes time in the simulation says so itself."""
         future: asyncio.Future[T] = self.create_future()

@@ -303,7 +303,7 @@ def simulated(seed: int) -> Iterator[Machine]:
             (time, "time_ns", lambda: round(made.wall().timestamp() * 1e9)),
             (os, "urandom", made.chance.randbytes),
             (ids, "_clock", ids._Clock()),
-            (base.ProcessIdentity, "current", identity),
+            (ProcessIdentity, "current", identity),
             (base, "provably_dead", dead),
             (worker_module, "Heartbeat", SimulatedHeartbeat),
             (Held, "__hash__", lambda held: int(held.delivery.job_id[-8:], 16)),

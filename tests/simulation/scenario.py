@@ -57,7 +57,7 @@ def simulate(seed: int) -> Outcome:
     """Run the scenario of this seed, and judge it."""
     with simulated(seed) as machine:
         scenario = Scenario(machine)
-        evidence = machine.loop.run_until_complete(scenario.play())
+        evidence: Evidence = machine.loop.run_until_complete(scenario.play())
         found = violations(evidence)
         found += [Violation("escaped", "", str(one)) for one in machine.loop.failures]
         return Outcome(
