@@ -6,6 +6,7 @@ Runs on a thread and an event loop of its own, so that it goes on while a test w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import struct
 import threading
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 _CHUNK: Final = 65536
 _RESET: Final = struct.pack("ii", 1, 0)
@@ -46,6 +47,7 @@ class Proxy:
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
         self._pairs: set[_Pair] = set()
+        self._serving: set[asyncio.Task[Any]] = set()
         self._traps: list[Trap] = []
         self._delay = 0.0
         self._flowing = threading.Event()
@@ -112,6 +114,10 @@ class Proxy:
         await self._stopping.wait()
         server.close()
         await self._cut_all()
+        for task in list(self._serving):
+            task.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
+        await asyncio.sleep(0.02)  # for the transports to close
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -121,10 +127,16 @@ class Proxy:
             return
         pair = _Pair(self, (reader, writer), (far_reader, far_writer))
         self._pairs.add(pair)
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
         try:
             await pair.run()
+        except asyncio.CancelledError:
+            return  # the proxy stops
         finally:
             self._pairs.discard(pair)
+            self._serving.discard(task)
 
     async def _cut_all(self) -> None:
         for pair in list(self._pairs):
@@ -171,8 +183,12 @@ class _Pair:
         finally:
             for way in ways:
                 way.cancel()
-            self._far[1].close()
-            self._near[1].close()
+            await asyncio.gather(*ways, return_exceptions=True)
+            for _, writer in (self._far, self._near):
+                writer.close()
+                with contextlib.suppress(OSError, TimeoutError):
+                    async with asyncio.timeout(1):
+                        await writer.wait_closed()
 
     async def _carry(
         self, source: asyncio.StreamReader, target: asyncio.StreamWriter, way: Way
