@@ -39,8 +39,9 @@ async def test_a_completion_that_waited_for_a_refusal_is_told_after_it(
         async with await psycopg.AsyncConnection.connect(
             empty_database, autocommit=True
         ) as looking:
-            while (await (await looking.execute(WAITING)).fetchone()) == (0,):
-                await asyncio.sleep(0.01)
+            async with asyncio.timeout(30):
+                while (await (await looking.execute(WAITING)).fetchone()) == (0,):  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
         await refusing.execute(REFUSED, [sent.job_id])
         await refusing.commit()
         assert await completing == []

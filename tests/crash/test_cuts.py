@@ -1,4 +1,4 @@
-"""The network between workers and Postgres misbehaves (F5, F6): nothing is applied twice or lost."""
+"""The network before Postgres misbehaves (F5, F6): nothing is applied twice, nothing is lost."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ async def test_a_worker_works_on_when_all_its_connections_were_reset(
 async def test_a_worker_behind_a_black_hole_gives_its_jobs_up_and_comes_back(
     postgres_place: Place, proxy: Proxy
 ) -> None:
-    """It can neither renew nor report: it must stop by itself, before somebody else begins (D-4)."""
+    """It can neither renew nor report: it stops by itself before somebody else begins (D-4)."""
     place = postgres_place
     async with place.bus() as bus:
         job_id = await bus.enqueue("plain", {"gate": "open"})
