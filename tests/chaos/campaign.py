@@ -104,6 +104,7 @@ class Campaign:
         self.chance = random.Random(self.plan.seed)
         self.place = self.ground.place
         self._started = 0
+        self._appointing = True
         self._thawing: set[asyncio.Task[None]] = set()
 
     async def run(self) -> Result:
@@ -142,7 +143,7 @@ class Campaign:
         """A new worker. Two in five have an appointment at which they kill themselves."""
         self._started += 1
         appointment = None
-        if self.done["kill"] < self.plan.kills and self.chance.random() < 0.4:
+        if self._appointing and self.done["kill"] < self.plan.kills and self.chance.random() < 0.4:
             label = self.chance.choice(POINTS)
             appointment = point(label, time=self.chance.randint(1, 8))
         name = f"worker-{self._started}"
@@ -339,15 +340,18 @@ class Campaign:
             self._thaw(name)
         if self.ground.proxy is not None:
             self.ground.proxy.flow()
+        await self._refill()
+        self.place.note("healed")
+        return time.monotonic()
+
+    async def _refill(self) -> None:
+        """Put workers without appointments in the places of the dead."""
+        self._appointing = False
         for name, worker in list(self.workers.items()):
             if not worker.alive:
                 del self.workers[name]
                 await self._account(worker)
-        while len(self.workers) < self.plan.workers:
-            self.done["kill"] = max(self.done["kill"], self.plan.kills)  # no more appointments
-            self._start()
-        self.place.note("healed")
-        return time.monotonic()
+                self._start()
 
     async def _until_quiet(self, healed: float) -> None:
         slack = PLANTED_SLACK if self.plan.planted else SLACK
@@ -361,6 +365,7 @@ class Campaign:
 
     async def _all_serve(self) -> int:
         """Whoever survived takes jobs again: none has become one that is there and does nothing."""
+        await self._refill()
         asked = {
             await self.bus.enqueue("plain", queue=name): name
             for name, worker in self.workers.items()

@@ -23,7 +23,6 @@ import psycopg
 from jobbus import JobBus, Worker, load_settings
 from jobbus.backends.postgres import PostgresQueue
 from jobbus.backends.sqlite import SqliteQueue
-
 from tests.chaos.plan import POSTGRES, SQLITE
 from tests.services.postgres import fresh_database, own_postgres
 
