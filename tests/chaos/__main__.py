@@ -7,9 +7,10 @@ import sys
 from collections.abc import Sequence
 
 from tests.chaos.campaign import run
-from tests.chaos.plan import POSTGRES, SQLITE, Order, Plan
+from tests.chaos.plan import Order, Plan
 from tests.chaos.planted import BUGS, Bug
 from tests.chaos.report import lines
+from tests.chaos.stages import play
 from tests.services.report import ServiceMissing
 from tests.simulation.__main__ import run_seeds
 from tests.simulation.scenario import simulate
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     logging.getLogger("psycopg").setLevel(logging.CRITICAL)
     good = all([_attack(plan) for plan in order.plans])
     if order.bugs:
-        good &= _catch_bugs(order.plans[0].seed)
+        good &= _catch_bugs()
     if order.seeds:
         good &= not run_seeds(range(order.seeds))
     print("verdict: " + ("all is well" if good else "NOT all is well"))
@@ -45,11 +46,11 @@ def _attack(plan: Plan) -> bool:
     return not result.violations
 
 
-def _catch_bugs(seed: int) -> bool:
+def _catch_bugs() -> bool:
     """Plant each bug, and see that the checker names it."""
     missed = []
     for bug in BUGS.values():
-        how = _simulate(bug) if bug.simulated else _attack_with(bug, seed)
+        how = _simulate(bug) if bug.simulated else _stage(bug)
         print(f"  {bug.name:<48}{how or 'NOT CAUGHT'}", flush=True)
         if how is None:
             missed.append(bug.name)
@@ -66,17 +67,9 @@ def _simulate(bug: Bug) -> str | None:
     return None
 
 
-def _attack_with(bug: Bug, seed: int) -> str | None:
-    """The same with real processes, for bugs that need threads, transactions or a real server."""
-    for backend in (POSTGRES, SQLITE):
-        plan = Plan(
-            backend=backend, seed=seed, jobs=600, kills=0, stops=6 * (backend == POSTGRES),
-            restarts=0, cuts=0, drains=2, cancels=0, planted=bug.name,
-        )  # fmt: skip
-        found = {one.invariant for one in run(plan).violations}
-        if found & bug.caught_by:
-            return f"{', '.join(sorted(found))} on {backend}"
-    return None
+def _stage(bug: Bug) -> str | None:
+    found = play(bug)
+    return f"{', '.join(sorted(found))} by real processes" if found & bug.caught_by else None
 
 
 def _caught(bug: Bug, found: set[str]) -> bool:
