@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import psycopg
@@ -34,6 +35,7 @@ class Battlefield:
     where: str
     server: PostgresServer | None = None
     proxy: Proxy | None = None
+    _foreign: psycopg.Connection[Any] | None = None
 
     async def restart(self, *, crash: bool) -> None:
         """Take the server down and up again."""
@@ -42,6 +44,19 @@ class Battlefield:
         await asyncio.to_thread(self.server.crash if crash else self.server.stop)
         await asyncio.to_thread(self.server.start)
         self.note_cut()
+        self.hold_transaction()
+
+    def hold_transaction(self) -> None:
+        """Somebody else's transaction stays open: no dead row can be cleared away meanwhile."""
+        self.let_go()
+        self._foreign = psycopg.connect(self.place.address)
+        self._foreign.execute("SELECT txid_current()")
+
+    def let_go(self) -> None:
+        """End it."""
+        if self._foreign is not None:
+            with contextlib.suppress(psycopg.Error):  # the server went away under it
+                self._foreign.close()
 
     def note_cut(self) -> None:
         self.place.note("cut", process=EVERYBODY)
@@ -84,15 +99,9 @@ def _on_postgres(folder: Path) -> Iterator[Battlefield]:
             proxy=proxy,
         )
         proxy.on_cut = field.note_cut
+        field.hold_transaction()
+        stack.callback(field.let_go)
         yield field
-
-
-@contextmanager
-def foreign_transaction(url: str) -> Iterator[None]:
-    """Somebody else's transaction that stays open: no dead row can be cleared away meanwhile."""
-    with psycopg.connect(url) as foreign:
-        foreign.execute("SELECT txid_current()")
-        yield
 
 
 @contextmanager

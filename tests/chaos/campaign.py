@@ -18,8 +18,8 @@ from jobbus.errors import BackendError
 from jobbus.job import UNFINISHED, JobState
 from jobbus.message import Message
 from jobbus.store import CancelOutcome
-from tests.chaos.battlefield import Battlefield, battlefield, foreign_transaction
-from tests.chaos.plan import POSTGRES, Plan
+from tests.chaos.battlefield import Battlefield, battlefield
+from tests.chaos.plan import Plan
 from tests.chaos.planted import BUGS
 from tests.crash.checker import Evidence, Violation, violations
 from tests.crash.place import Process, point
@@ -227,18 +227,15 @@ class Campaign:
             "drain": self._drain, "cancel": self._cancel, "pause": self._pause,
         }  # fmt: skip
         faults = self.plan.faults()
-        with ExitStack() as stack:
-            if self.plan.backend == POSTGRES and not self.plan.restarts:
-                stack.enter_context(foreign_transaction(self.place.address))
-            for number, name in enumerate(faults):
-                due = self.plan.jobs * number / len(faults)
-                while len(self.ids) < due:  # noqa: ASYNC110 - it grows a batch at a time
-                    await asyncio.sleep(GLANCE / 5)
-                await asyncio.sleep(self.chance.uniform(0, 0.1))
-                await deeds[name]()
-            while self.done["kill"] < self.plan.kills:
-                await self._kill()
-                await asyncio.sleep(2 * GLANCE)
+        for number, name in enumerate(faults):
+            due = self.plan.jobs * number / len(faults)
+            while len(self.ids) < due:  # noqa: ASYNC110 - it grows a batch at a time
+                await asyncio.sleep(GLANCE / 5)
+            await asyncio.sleep(self.chance.uniform(0, 0.1))
+            await deeds[name]()
+        while self.done["kill"] < self.plan.kills:
+            await self._kill()
+            await asyncio.sleep(2 * GLANCE)
 
     def _victim(self, *, ready: bool = False) -> str | None:
         """Some worker; with ``ready`` one that knows what to do with a signal."""

@@ -54,10 +54,12 @@ class Plan:
 
     def command(self) -> str:
         """What to type to do the same again."""
+        usual = ON_SQLITE if self.backend == SQLITE else ON_POSTGRES
         told = [
-            f"--{field.name} {shlex.quote(str(getattr(self, field.name)))}"
+            f"--{field.name} {shlex.quote(str(value))}"
             for field in fields(self)
-            if getattr(self, field.name) != field.default or field.name in ("backend", "seed")
+            if (value := getattr(self, field.name)) != getattr(usual, field.name)
+            or field.name in ("backend", "seed")
         ]
         return f'make chaos CHAOS_ARGS="{" ".join(told)}"'
 
