@@ -28,7 +28,9 @@ from jobbus.backends.sql.sqlite_engine import SqliteEngine, _Request, run_statem
 from jobbus.backends.sql.statements import Naming, load
 from jobbus.bus import JobBus
 from jobbus.errors import BackendUnavailable
+from jobbus.job_type import JobType
 from jobbus.settings import Settings, load_settings
+from jobbus.store import JobTypeRecord
 from jobbus.testing.clock import EPOCH
 from jobbus.worker import worker as worker_module
 from jobbus.worker.heartbeat import Heartbeat
@@ -269,6 +271,15 @@ def settings() -> Settings:
 
 
 @cache
+def announced(job_type: JobType[..., Any]) -> JobTypeRecord:
+    """What a worker tells of a job type."""
+    return _record(job_type)
+
+
+_record = JobType.record
+
+
+@cache
 def application() -> JobBus:
     """The job types, made once: reading their signatures takes longer than running them."""
     bus = JobBus(settings())
@@ -306,6 +317,8 @@ def simulated(seed: int) -> Iterator[Machine]:
             (ProcessIdentity, "current", identity),
             (base, "provably_dead", dead),
             (worker_module, "Heartbeat", SimulatedHeartbeat),
+            # The same each time, and half of what starting a worker takes.
+            (JobType, "record", announced),
             (Held, "__hash__", lambda held: int(held.delivery.job_id[-8:], 16)),
         ):
             stack.enter_context(patch.object(target, name, substitute))

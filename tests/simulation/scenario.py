@@ -252,7 +252,7 @@ class Scenario:
         while self.machine.loop.time() < deadline:
             if not any(state in UNFINISHED for _, state in await self.bus.counts()):
                 return
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(2.0)
 
     async def _stop_all(self) -> None:
         for worker in self.workers:
