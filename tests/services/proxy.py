@@ -6,7 +6,6 @@ Runs on a thread and an event loop of its own, so that it goes on while a test w
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import struct
 import threading
@@ -47,6 +46,7 @@ class Proxy:
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
         self._pairs: set[_Pair] = set()
+        self._opened: list[asyncio.WriteTransport] = []
         self._serving: set[asyncio.Task[Any]] = set()
         self._traps: list[Trap] = []
         self._delay = 0.0
@@ -117,7 +117,9 @@ class Proxy:
         for task in list(self._serving):
             task.cancel()
         await asyncio.gather(*self._serving, return_exceptions=True)
-        await asyncio.sleep(0.02)  # for the transports to close
+        for transport in self._opened:
+            transport.abort()
+        await asyncio.sleep(0.02)  # for them to be gone
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -125,6 +127,7 @@ class Proxy:
         except OSError:
             _reset(writer)
             return
+        self._opened += [writer.transport, far_writer.transport]
         pair = _Pair(self, (reader, writer), (far_reader, far_writer))
         self._pairs.add(pair)
         task = asyncio.current_task()
@@ -184,11 +187,8 @@ class _Pair:
             for way in ways:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
-            for _, writer in (self._far, self._near):
-                writer.close()
-                with contextlib.suppress(OSError, TimeoutError):
-                    async with asyncio.timeout(1):
-                        await writer.wait_closed()
+            self._far[1].close()
+            self._near[1].close()
 
     async def _carry(
         self, source: asyncio.StreamReader, target: asyncio.StreamWriter, way: Way
@@ -218,7 +218,7 @@ class _Pair:
 
 def _reset(writer: asyncio.StreamWriter) -> None:
     sock: socket.socket | None = writer.get_extra_info("socket")
-    if sock is not None:
+    if sock is not None and sock.fileno() >= 0:  # else it is gone already
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     writer.transport.abort()
 
