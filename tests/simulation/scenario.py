@@ -115,6 +115,7 @@ class Scenario:
             await worker.run()
         except BackendError:  # it could not even start: its supervisor starts another
             self._start_worker()
+        await bus.close()  # what it took and did not start goes back before it is gone
         process.ended = True
 
     # work
