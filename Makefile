@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
 TEST_SECONDS ?= 1800
+SECONDS ?= 300
 # An interrupt lets pytest take its servers down; a minute later it has no more say.
 HARD_LIMIT := $(if $(shell command -v timeout),timeout --signal=INT --kill-after=60 $(TEST_SECONDS))
 # Whole files side by side: the tests of one often share a database.
@@ -16,7 +17,7 @@ CHECKED := src tests $(foreach folder,benchmarks examples,$(if $(wildcard \
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test lint format types bench build clean
+.PHONY: help demo test lint format types bench chaos soak build clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +39,12 @@ types: $(VENV)/.installed-dev ## Check types, strictly
 
 bench: $(VENV)/.installed-bench ## Measure jobbus beside the raw driver and peers (options in BENCH_ARGS)
 	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+chaos: $(VENV)/.installed-dev ## Attack running workers, for minutes (options in CHAOS_ARGS)
+	@$(BIN)/python -m tests.chaos $(CHAOS_ARGS)
+
+soak: $(VENV)/.installed-dev ## See what grows under long load (SECONDS=300, SOAK_ARGS)
+	@$(BIN)/python -m tests.chaos.soak --seconds $(SECONDS) $(SOAK_ARGS)
 
 build: $(VENV)/.installed-dev ## Make the wheel and the source archive, in dist/
 	@rm -rf dist && $(BIN)/python -m build

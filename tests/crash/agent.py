@@ -117,7 +117,10 @@ class Watched(SqlQueue):
         self, messages: Sequence[Message], *, connection: Any | None = None
     ) -> Sequence[str]:
         for message in messages:
-            self.agent.note("enqueuing", message.job_id)
+            waits = {"group": message.group} if message.group else {}
+            after = [dependency.job_id for dependency in message.depends_on]
+            asked = {**waits, "after": after} if after else waits
+            self.agent.note("enqueuing", message.job_id, **asked)
         with self._points("enqueue"):
             ids = await super().enqueue(messages, connection=connection)
         if connection is None:  # else it is the caller's commit that accepts them

@@ -13,7 +13,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -25,6 +26,7 @@ from jobbus.errors import PermanentError, Retry
 from jobbus.message import Dependency, OnFailure
 from jobbus.settings import load_settings
 from jobbus.worker import Worker
+from jobbus.worker.reports import AttemptReport
 from jobbus.worker.supervisor import RestartPolicy, Supervisor
 from tests.crash.agent import POINT_VARIABLE, Agent, open_agent, watched_queue
 from tests.crash.isolated import ISOLATED
@@ -52,6 +54,9 @@ class Options:
     drain: float = 25.0
     slow_settling: float = 0.0
     """How long completions are held up, as by a busy database."""
+    life: int = LONGEST_LIFE
+    planted: str = ""
+    """The name of a bug to have."""
     produce: Sequence[str] = ()
     """The ids of the jobs to enqueue."""
     in_transaction: bool = False
@@ -65,13 +70,24 @@ def make_bus(address: str, folder: Path, agent: Agent) -> JobBus:
     """A bus with all job types; nothing is read from the environment or the directory."""
     settings = load_settings({"backend": "memory"}, environ={}, directory=folder)
     bus = JobBus(settings, queue=watched_queue(address, agent))
-    _register_plain(bus, agent, folder)
+    register_all(bus, agent, folder)
+    return bus
+
+
+def register_all(bus: JobBus, agent: Agent, folder: Path) -> None:
+    """All job types of the application; ``folder`` is where their gates are opened."""
+    register_simple(bus, agent, folder)
     _register_obstinate(bus, agent, folder)
-    _register_ending(bus, agent)
-    _register_families(bus, agent)
+    _register_special(bus, agent)
     for job_type in ISOLATED:
         bus.handlers.register(job_type)
-    return bus
+
+
+def register_simple(bus: JobBus, agent: Agent, folder: Path) -> None:
+    """Those that need neither threads nor processes nor transactions."""
+    _register_plain(bus, agent, folder)
+    _register_ending(bus, agent)
+    _register_families(bus, agent)
 
 
 def _register_plain(bus: JobBus, agent: Agent, folder: Path) -> None:
@@ -114,16 +130,9 @@ def _register_obstinate(bus: JobBus, agent: Agent, folder: Path) -> None:
 
 def _register_ending(bus: JobBus, agent: Agent) -> None:
     @bus.job
-    async def transactional(context: JobContext) -> int:
-        """Has its effect in the transaction that completes it."""
+    async def fails_once(context: JobContext, seconds: float = 0.0) -> int:
         agent.note("started", context.job_id, context.attempt)
-        async with context.transaction(context.attempt) as connection:
-            await insert_effect(connection, context.job_id, context.attempt)
-        return context.attempt
-
-    @bus.job
-    async def fails_once(context: JobContext) -> int:
-        agent.note("started", context.job_id, context.attempt)
+        await asyncio.sleep(seconds)
         if context.failures == 0:
             agent.note("failing", context.job_id, context.attempt)
             raise Retry("once more", after=timedelta(seconds=0.05))
@@ -135,6 +144,17 @@ def _register_ending(bus: JobBus, agent: Agent) -> None:
         agent.note("started", context.job_id, context.attempt)
         agent.note("failing", context.job_id, context.attempt)
         raise PermanentError("never")
+
+
+def _register_special(bus: JobBus, agent: Agent) -> None:
+    @bus.job
+    async def transactional(context: JobContext) -> int:
+        """Has its effect in the transaction that completes it."""
+        agent.note("started", context.job_id, context.attempt)
+        with _failures_noted(agent, context):
+            async with context.transaction(context.attempt) as connection:
+                await insert_effect(connection, context.job_id, context.attempt)
+        return context.attempt
 
     @bus.job
     async def killer(context: JobContext) -> None:
@@ -155,7 +175,8 @@ def _register_families(bus: JobBus, agent: Agent) -> None:
         child = plain.options(
             queue=context.queue, depends_on=[Dependency(context.job_id, OnFailure.FAIL)]
         )
-        await context.spawn(child.message())
+        with _failures_noted(agent, context):
+            await context.spawn(child.message())
         agent.note("effect", context.job_id, context.attempt)
         return context.attempt
 
@@ -164,9 +185,19 @@ def _register_families(bus: JobBus, agent: Agent) -> None:
         """Spawns a batch in which each job but the first waits for the one before."""
         agent.note("started", context.job_id, context.attempt)
         ordered = plain.options(queue=context.queue, group=f"family-{context.job_id}")
-        ids = await context.spawn(*(ordered.message() for _ in range(CHILDREN)))
+        with _failures_noted(agent, context):
+            ids = await context.spawn(*(ordered.message() for _ in range(CHILDREN)))
         agent.note("effect", context.job_id, context.attempt)
         return ids
+
+
+@contextmanager
+def _failures_noted(agent: Agent, context: JobContext) -> Iterator[None]:
+    try:
+        yield
+    except Exception:
+        agent.note("failing", context.job_id, context.attempt)
+        raise
 
 
 async def insert_effect(connection: Any, job: str, attempt: int) -> None:
@@ -188,6 +219,12 @@ async def work(bus: JobBus, options: Options, agent: Agent) -> None:
         drain_timeout=timedelta(seconds=options.drain),
         app="tests.crash.isolated:ISOLATED",
     )
+
+    def reported(report: AttemptReport) -> None:
+        held = report.delivery
+        agent.note("reported", held.job_id, held.attempt, outcome=report.outcome)
+
+    worker.observers.append(reported)
 
     def stop() -> None:
         agent.note("draining")
@@ -251,12 +288,17 @@ def enter(options: Options, point: str | None, log: Path) -> None:
 
 
 def be(options: Options) -> None:
-    signal.alarm(LONGEST_LIFE)
+    signal.alarm(options.life)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     if options.role == "supervise":
         sys.exit(supervise(options))
     agent = open_agent(Path(options.folder), f"{options.name}-{os.getpid()}", os.environ)
-    asyncio.run(run(options, agent))
+    with ExitStack() as stack:
+        if options.planted:
+            from tests.chaos.planted import BUGS
+
+            stack.enter_context(BUGS[options.planted].planted())
+        asyncio.run(run(options, agent))
 
 
 if __name__ == "__main__":

@@ -7,116 +7,34 @@ Invariants:
 * C4 an attempt is handed out once, later attempts later, and never while an earlier lease is valid;
 * C5 an end is final; what was accepted came from the highest attempt; histories follow the rules;
 * C6 effects: once where they commit with the job, else once and once more for each interruption;
-* C9 no crash and no failure is counted that did not happen.
+* C9 no crash and no failure is counted that did not happen, and no crash goes uncounted;
+* C7, C12, C13, and that nobody works under a lease that ran out:
+  :mod:`tests.crash.order_checks`.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Final
 
-from jobbus.job import Job, JobEvent, JobState
+from jobbus.job import EventType, JobEvent, JobState
 from jobbus.testing import check_history
-from tests.crash.history import Record
+from tests.crash.evidence import (
+    EVERYBODY,
+    FAULTS,
+    TOLERANCE,
+    TRANSACTIONAL,
+    Evidence,
+    Key,
+    Violation,
+    shortened,
+)
+from tests.crash.order_checks import ORDER_CHECKS
 
-TOLERANCE: Final = 0.005
-"""Seconds by which the clocks of a database and of this machine may differ."""
-EVERYBODY: Final = "*"
-"""The process of a fault that meets all of them, such as the database's crash."""
-FAULTS: Final = frozenset({"dying", "stopping", "killed", "stopped", "draining", "cut"})
-"""Records of what interrupts the work of a process."""
-
-TRANSACTIONAL: Final = "transactional"
-"""The job type whose effects commit with its jobs' completion."""
-
-Key = tuple[str, int]
-"""A job, and one of its attempts."""
-
-
-@dataclass(frozen=True, slots=True)
-class Violation:
-    invariant: str
-    job: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.invariant} {self.job}: {self.text}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evidence:
-    """Everything there is to judge by."""
-
-    records: Sequence[Record]
-    jobs: Mapping[str, Job]
-    """The ledger in the end."""
-    histories: Mapping[str, Sequence[JobEvent]] = field(default_factory=dict)
-    """What the ledger says of how it came to that."""
-    earlier: Sequence[Job] = ()
-    """The ledger at earlier moments."""
-    effects: Sequence[Key] | None = None
-    """What the jobs of type ``transactional`` wrote in the transactions that completed them."""
-
-    @cached_property
-    def claims(self) -> Mapping[str, Sequence[Record]]:
-        """Hand-outs by job, in the order in which they were answered."""
-        return self._by_job("claimed")
-
-    @cached_property
-    def accepted(self) -> Mapping[str, Sequence[Record]]:
-        """Outcomes that the queue took, by job."""
-        return self._by_job("settled", lambda record: bool(record.detail["accepted"]))
-
-    @cached_property
-    def interruptions(self) -> Mapping[str, int]:
-        """How often something befell a process that had a job in its hands, by job."""
-        found: dict[str, int] = defaultdict(int)
-        for fault in self.records:
-            if fault.event in FAULTS:
-                for job in self._in_hands(fault):
-                    found[job] += 1
-        return found
-
-    @cached_property
-    def unheard(self) -> Mapping[str, int]:
-        """Attempts whose hand-out reached nobody, by job."""
-        return {
-            job.id: len(
-                set(range(1, job.attempt + 1)) - {r.attempt for r in self.claims.get(job.id, ())}
-            )
-            for job in self.jobs.values()
-        }
-
-    def of(self, event: str) -> Iterator[Record]:
-        return (record for record in self.records if record.event == event)
-
-    def _in_hands(self, fault: Record) -> set[str]:
-        if fault.job:
-            return {fault.job}
-        whose = str(fault.detail.get("process", fault.process))
-        held: set[Key] = set()
-        for record in self.records:
-            key = (record.job, record.attempt)
-            if record.event == "claimed" and whose in (EVERYBODY, record.process):
-                # It may be the answer that was late, and not the claim.
-                if record.detail["before"] <= fault.monotonic:
-                    held.add(key)
-            elif record.event == "settled" and record.monotonic <= fault.monotonic:
-                held.discard(key)
-        return {job for job, _ in held}
-
-    def _by_job(
-        self, event: str, which: Callable[[Record], bool] = lambda record: True
-    ) -> Mapping[str, Sequence[Record]]:
-        found: dict[str, list[Record]] = defaultdict(list)
-        for record in sorted(self.of(event), key=lambda record: record.monotonic):
-            if which(record):
-                found[record.job].append(record)
-        return found
+__all__ = ["CHECKS", "EVERYBODY", "TRANSACTIONAL", "Evidence", "Violation", "violations"]
 
 
 def violations(evidence: Evidence) -> list[Violation]:
@@ -190,7 +108,7 @@ def _lease_ends(evidence: Evidence) -> Mapping[Key, float]:
         if record.event not in ("claimed", "renewed"):
             continue
         key = (record.job, record.attempt)
-        ends[key] = max(ends.get(key, 0.0), record.detail["before"] + record.detail["lease"])
+        ends[key] = max(ends.get(key, 0.0), shortened(evidence, record))
         if record.event == "claimed":
             holders[record.process].append(key)
     for record in evidence.records:
@@ -244,11 +162,21 @@ def completed_by_another(evidence: Evidence) -> Iterable[Violation]:
 
 
 def impossible_histories(evidence: Evidence) -> Iterable[Violation]:
-    for job_id, events in evidence.histories.items():
+    set_back = any(jump.detail["by"] < 0 for jump in evidence.of("jumped"))
+    for job_id, told in evidence.histories.items():
+        events = _in_order(told) if set_back else told
         try:
             check_history(events, evidence.jobs.get(job_id))
         except AssertionError as error:
             yield Violation("C5", job_id, str(error))
+
+
+def _in_order(events: Sequence[JobEvent]) -> Sequence[JobEvent]:
+    """The same events, as a clock tells them that was not set back."""
+    told: list[JobEvent] = []
+    for event in events:
+        told.append(replace(event, at=max(event.at, told[-1].at)) if told else event)
+    return told
 
 
 def too_many_effects(evidence: Evidence) -> Iterable[Violation]:
@@ -287,13 +215,18 @@ def wrong_accounts(evidence: Evidence) -> Iterable[Violation]:
     for record in evidence.of("failing"):
         failing[record.job] += 1
     for job in evidence.jobs.values():
-        happened = evidence.interruptions.get(job.id, 0) + evidence.unheard[job.id]
+        happened = evidence.deaths.get(job.id, 0) + evidence.unheard[job.id]
         if job.crashes > happened:
             text = f"{job.crashes} crashes are counted, {happened} interruptions happened"
             yield Violation("C9", job.id, text)
         if job.failures > failing[job.id]:
             text = f"{job.failures} failures are counted, {failing[job.id]} happened"
             yield Violation("C9", job.id, text)
+        told = [event.type for event in evidence.histories.get(job.id, ())]
+        if EventType.REDRIVEN not in told and EventType.CRASHED in told and not job.crashes:
+            yield Violation("C9", job.id, "it crashed, and no crash is counted")
+        if told and job.crashes and not {EventType.CRASHED, EventType.FAILED} & set(told):
+            yield Violation("C5", job.id, "crashes are counted of which its history says nothing")
 
 
 CHECKS: Final[Sequence[Callable[[Evidence], Iterable[Violation]]]] = (
@@ -310,4 +243,5 @@ CHECKS: Final[Sequence[Callable[[Evidence], Iterable[Violation]]]] = (
     too_many_effects,
     not_exactly_once,
     wrong_accounts,
+    *ORDER_CHECKS,
 )

@@ -2,40 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
-import psycopg
 import pytest
 
-from tests.crash.agent import WatchedPostgres, WatchedSqlite, watched_queue
-from tests.crash.place import EFFECTS, Place
+from tests.crash.place import Place, opened
 from tests.services import RedisServer, own_prefix
-
-
-def opened(address: str, folder: Path) -> Place:
-    """A place with its tables."""
-    place = Place(address, folder)
-    asyncio.run(_migrate(place))
-    if place.on_sqlite:
-        with closing(sqlite3.connect(address)) as connection, connection:
-            connection.execute(EFFECTS)
-    elif address.startswith("postgresql://"):
-        with psycopg.connect(address) as session:
-            session.execute(EFFECTS)
-    return place
-
-
-async def _migrate(place: Place) -> None:
-    queue = watched_queue(place.address, place.agent)
-    if isinstance(queue, WatchedSqlite):
-        await queue.open()
-        await queue.close()
-    elif isinstance(queue, WatchedPostgres):
-        await queue.migrate()
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.services)])

@@ -9,7 +9,7 @@ import os
 import signal
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from datetime import timedelta
@@ -23,7 +23,7 @@ from jobbus.errors import BackendError
 from jobbus.job import UNFINISHED, Job, JobEvent
 from jobbus.store import JobFilter
 from jobbus.worker import Worker
-from tests.crash.agent import Agent, Point
+from tests.crash.agent import Agent, Point, watched_queue
 from tests.crash.application import Options, enter, make_bus
 from tests.crash.checker import Evidence, violations
 from tests.crash.history import History, Reader, Record
@@ -31,6 +31,8 @@ from tests.crash.history import History, Reader, Record
 PATIENCE: Final = 30.0
 """Seconds that anything may take before a test gives up."""
 GLANCE: Final = 0.01
+TOGETHER: Final = 8
+"""Histories that are asked for at the same time."""
 FORKS: Final = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload([enter.__module__])
 EFFECTS: Final = "CREATE TABLE effects (job text NOT NULL, attempt integer NOT NULL)"
@@ -133,14 +135,16 @@ class Place:
     def note(self, event: str, **detail: Any) -> None:
         self._history.note(event, **detail)
 
+    def note_about(self, event: str, job_id: str) -> None:
+        self._history.note(event, job_id)
+
     # processes
 
     def start(self, name: str, *, point: Point | None = None, **options: Any) -> Process:
         """Start a process of the application: a worker, where nothing else is said."""
         asked = Options(
-            **{"role": "work", **options},
+            **{"role": "work", "address": self.address, **options},
             name=name,
-            address=self.address,
             folder=str(self.folder),
         )
         process = Process(asked, point, self.note)
@@ -242,24 +246,60 @@ class Place:
 
         ``effects`` are what the jobs of type ``transactional`` have written, once each.
         """
+        evidence = await self.evidence(bus, effects=effects)
+        found = violations(evidence)
+        told = "\n".join(str(one) for one in found[:20])
+        assert not found, f"{len(found)} violations:\n{told}\n{self._logs()}"
+        return dict(evidence.jobs)
+
+    async def evidence(
+        self, bus: JobBus, *, effects: Iterable[tuple[str, int]] | None = None
+    ) -> Evidence:
+        """Everything there is to judge by."""
         earlier = list(self._looks)
         jobs = await self.look(bus)
-        self.histories = {id: await bus.history(id) for id in jobs}
-        evidence = Evidence(
+        self.histories = {}
+        for ids in batched(sorted(jobs), TOGETHER):
+            told = await asyncio.gather(*(bus.history(id) for id in ids))
+            self.histories.update(zip(ids, told, strict=True))
+        return Evidence(
             records=self._reader.read(),
             jobs=jobs,
             histories=self.histories,
             earlier=earlier,
             effects=None if effects is None else list(effects),
         )
-        found = violations(evidence)
-        told = "\n".join(str(one) for one in found[:20])
-        assert not found, f"{len(found)} violations:\n{told}\n{self._logs()}"
-        return jobs
+
+
+def opened(address: str, folder: Path) -> Place:
+    """A place with its tables."""
+    place = Place(address, folder)
+    asyncio.run(_migrate(place))
+    if place.on_sqlite:
+        with closing(sqlite3.connect(address)) as connection, connection:
+            connection.execute(EFFECTS)
+    elif address.startswith("postgresql://"):
+        with psycopg.connect(address) as session:
+            session.execute(EFFECTS)
+    return place
+
+
+async def _migrate(place: Place) -> None:
+    queue = watched_queue(place.address, place.agent)
+    if isinstance(queue, WatchedSqlite):
+        await queue.open()
+        await queue.close()
+    elif isinstance(queue, WatchedPostgres):
+        await queue.migrate()
 
 
 def point(label: str, *, time: int = 1, with_signal: signal.Signals = signal.SIGKILL) -> Point:
     return replace(Point(label=label), time=time, signal=with_signal)
+
+
+def batched(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    """The same, in pieces."""
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 @asynccontextmanager

@@ -60,7 +60,7 @@ def test_the_index_of_decisions_has_every_decision_in_order() -> None:
     listed = [one for one in links(DOCS / "decisions/README.md") if one[0].isdigit()]
     assert listed == [page.name for page in DECISIONS]
     numbers = [int(page.name[:4]) for page in DECISIONS]
-    assert numbers == sorted(set(numbers))
+    assert numbers == sorted(set(numbers)), "a number is given once"
 
 
 @pytest.mark.parametrize("page", DECISIONS, ids=lambda page: page.stem)

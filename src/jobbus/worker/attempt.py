@@ -119,7 +119,8 @@ class Attempts:
             return None
         if held.cancel_requested:
             return Completion(delivery=delivery, cancelled=True, reason="asked to stop")
-        if held.releasing:
+        if held.releasing or held.valid_until < time.monotonic():
+            # The reply that brought it may have come too late: another worker may have it by now.
             return release(delivery)
         if delivery.crashes >= delivery.message.max_crashes:
             return poisonous(delivery)

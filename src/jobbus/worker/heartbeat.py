@@ -99,7 +99,7 @@ class Heartbeat:
         interval = self._lease.total_seconds() / 3
         next_renewal = time.monotonic() + interval
         tick = min(_TICK, interval)
-        while not await asyncio.to_thread(self._stop.wait, tick):
+        while not await self._stopped_within(tick):
             held = self._holdings.snapshot()
             try:
                 if time.monotonic() >= next_renewal:
@@ -111,6 +111,10 @@ class Heartbeat:
                 log.warning("the heartbeat could not renew leases, trying again: %s", error)
             except Exception:
                 log.exception("the heartbeat failed; it goes on")
+
+    async def _stopped_within(self, seconds: float) -> bool:
+        # Not a sleep: a worker that ends must not wait for the rest of a tick.
+        return await asyncio.to_thread(self._stop.wait, seconds)
 
     async def _renew(self, queue: BackgroundJobQueue, held: Sequence[Held]) -> None:
         for start in range(0, len(held), _PAGE):

@@ -151,8 +151,11 @@ class _Story:
         else:
             self._release(job.run_at)
         if job.state is JobState.COMPLETED:
+            # Postgres reads the clock before it waits for the row, which a late worker's refusal
+            # may be holding meanwhile.
+            last = self._events[-1].at
             self._add(
-                EventType.COMPLETED, job.finished_at, JobState.COMPLETED,
+                EventType.COMPLETED, max(job.finished_at or last, last), JobState.COMPLETED,
                 attempt=job.attempt, worker=job.worker,
             )  # fmt: skip
 

@@ -1,0 +1,1 @@
+"""Attacks on running workers, and the bugs that prove that the attacks would find some."""
