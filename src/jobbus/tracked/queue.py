@@ -153,14 +153,14 @@ class TrackedQueue(LedgerVerbs):
             await asyncio.wait({receiving, following}, return_when=asyncio.FIRST_COMPLETED)
             if not receiving.done():
                 following.result()  # it ends by an error only
-            return await receiving
+            return receiving.result()
         except BaseException:
-            receiving.add_done_callback(self._return_messages)
+            self._spawn(self._return_messages(receiving))
             raise
         finally:
-            for task in (receiving, following):
-                task.cancel()
-            await asyncio.wait({receiving, following})
+            # Nothing is awaited here: who is cancelled meanwhile would lose what was received.
+            following.cancel()
+            following.add_done_callback(_heard)
 
     async def _messages(
         self, queue: str, limit: int, wait: timedelta, lease: timedelta
@@ -231,12 +231,14 @@ class TrackedQueue(LedgerVerbs):
         else:
             await self._acknowledge([message])
 
-    def _return_messages(self, receiving: asyncio.Task[list[Delivery]]) -> None:
-        """Give back what was received for somebody who no longer waits for it."""
+    async def _return_messages(self, receiving: asyncio.Task[list[Delivery]]) -> None:
+        """End a receive for which nobody waits any longer, and give back what it brought."""
+        receiving.cancel()
+        await asyncio.wait({receiving})
         if receiving.cancelled() or receiving.exception() is not None or not receiving.result():
             return
         back = [Abandonment(delivery=m, counts_as=CountsAs.RELEASE) for m in receiving.result()]
-        self._spawn(self._tell_broker(lambda broker: broker.abandon(back)))
+        await self._tell_broker(lambda broker: broker.abandon(back))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
@@ -336,6 +338,12 @@ class TrackedQueue(LedgerVerbs):
         """:meth:`transaction` for synchronous code."""
         ledger: Any = self.ledger
         return ledger.transaction_sync()
+
+
+def _heard(task: asyncio.Task[None]) -> None:
+    """Its error, if it had one, was told or came too late to matter."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _checked(broker: BackgroundJobQueue, ledger: BackgroundJobQueue) -> TrackingStore:
