@@ -232,6 +232,16 @@ async def test_a_worker_hears_of_jobs_that_another_process_enqueued(
         await heard.wait()
 
 
+async def test_a_queue_closes_at_once_wherever_its_listener_is(
+    pliable: RedisServer, bystander: redis.Redis
+) -> None:
+    for pause in range(60):
+        async with asyncio.timeout(10), opened(pliable.url) as queue:
+            queue._link.listen(lambda: None)
+            for _ in range(pause):
+                await asyncio.sleep(0)
+
+
 async def test_a_change_whose_answer_was_lost_is_not_sent_again_behind_the_callers_back(
     pliable: RedisServer, queue: RedisQueue
 ) -> None:

@@ -97,6 +97,7 @@ class RedisQueue(RedisLedger):
 
     async def open(self) -> None:
         """Connect. Raises ConfigurationError for a server that does not keep what it is given."""
+        self._me = ProcessIdentity.current()  # anew, behind a fork
         await self._link.open()
 
     async def close(self) -> None:

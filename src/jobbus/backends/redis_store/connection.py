@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _MOVES: Final = 5
 """How often a cluster may send us on before we give up."""
 _RECONNECT_PAUSE: Final = 1.0
+_INSIST: Final = 0.05
 _SILENCE: Final = 60.0
 """Seconds without news that are no reason to reconnect."""
 _OLDEST: Final = (6, 2)
@@ -73,9 +74,10 @@ class Link:
         """Let go of all connections. Harmless when repeated."""
         listener, self._listener = self._listener, None
         if listener is not None:
-            listener.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await listener
+            # The library swallows a cancellation that comes while it connects.
+            while not listener.done():
+                listener.cancel()
+                await asyncio.wait([listener], timeout=_INSIST)
         client, self._client = self._client, None
         if client is not None:
             await client.aclose()
