@@ -251,7 +251,7 @@ class RabbitMqQueue:
             case CountsAs.CRASH:
                 envelope = replace(envelope, crashes=envelope.crashes + 1)
                 if envelope.crashes >= envelope.message.max_crashes:
-                    return self._dead_letter(envelope, _poison(envelope))
+                    return self._dead_letter(envelope, wire.poison(envelope))
         return self._letter(envelope, back.delay)
 
     def _letter(self, envelope: wire.Envelope, delay: timedelta = NO_DELAY) -> Letter:
@@ -288,7 +288,7 @@ class RabbitMqQueue:
                 hopeless[tag] = self._foreign_letter(each, consumer.name, str(error))
                 continue
             if envelope.crashes and envelope.crashes >= envelope.message.max_crashes:
-                hopeless[tag] = self._dead_letter(envelope, _poison(envelope))
+                hopeless[tag] = self._dead_letter(envelope, wire.poison(envelope))
             else:
                 deliveries.append(wire.delivery_of(envelope, Receipt(consumer, tag), now))
         if hopeless:
@@ -397,10 +397,3 @@ def _raise_first(outcomes: Sequence[BackendError | None]) -> None:
     for each in outcomes:
         if each is not None:
             raise each
-
-
-def _poison(envelope: wire.Envelope) -> Problem:
-    return Problem(
-        kind="poison_crash",
-        message=f"the process that ran it died, or its connection broke, {envelope.crashes} times",
-    )

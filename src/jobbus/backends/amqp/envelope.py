@@ -266,3 +266,11 @@ def envelope_behind(delivery: Delivery, available_at: float) -> Envelope:
         enqueued_at=available_at if enqueued_at is None else enqueued_at.timestamp(),
         available_at=available_at,
     )
+
+
+def poison(envelope: Envelope) -> Problem:
+    """Why a job that used up its crashes is set aside."""
+    return Problem(
+        kind="poison_crash",
+        message=f"the process that ran it died, or its connection broke, {envelope.crashes} times",
+    )
