@@ -23,7 +23,7 @@ from jobbus.errors import BackendError
 from jobbus.job import UNFINISHED, Job, JobEvent
 from jobbus.store import JobFilter
 from jobbus.worker import Worker
-from tests.crash.agent import Agent, Point, watched_queue
+from tests.crash.agent import Agent, Point, WatchedPostgres, WatchedSqlite, watched_queue
 from tests.crash.application import Options, enter, make_bus
 from tests.crash.checker import Evidence, violations
 from tests.crash.history import History, Reader, Record

@@ -18,8 +18,8 @@ from jobbus.idempotency.redis import RedisIdempotencyStore
 from jobbus.message import Abandonment, Completion, CountsAs
 from jobbus.middleware.idempotency import KeyEvent
 from tests.flow.support import NOWHERE, PLAIN, at_work, completed, until
-from tests.idempotency.redis_server import RedisPlace
 from tests.idempotency.support import BareBroker, Effects, SwitchedStore, key_of, snoozed
+from tests.services import RedisServer
 
 LEASE = timedelta(seconds=60)
 
@@ -70,7 +70,7 @@ async def test_keyed_jobs_wait_for_a_store_that_is_away_and_others_go_on(
 
 
 async def test_a_worker_starts_and_serves_while_redis_is_away_and_finds_it_when_it_is_back(
-    owned_redis: RedisPlace,
+    owned_redis: RedisServer,
 ) -> None:
     assert owned_redis.process is not None
     owned_redis.process.start()
@@ -98,7 +98,7 @@ async def test_a_worker_starts_and_serves_while_redis_is_away_and_finds_it_when_
 
 
 async def test_a_redis_that_stops_under_a_running_job_is_told_of_its_success_when_it_is_back(
-    owned_redis: RedisPlace,
+    owned_redis: RedisServer,
 ) -> None:
     assert owned_redis.process is not None
     owned_redis.process.start()
@@ -318,7 +318,7 @@ def test_a_prefix_that_could_touch_other_keys_is_refused(prefix: str) -> None:
 
 
 async def test_scripts_are_sent_again_to_a_redis_that_has_forgotten_them(
-    owned_redis: RedisPlace,
+    owned_redis: RedisServer,
 ) -> None:
     assert owned_redis.process is not None
     owned_redis.process.start()
@@ -332,7 +332,7 @@ async def test_scripts_are_sent_again_to_a_redis_that_has_forgotten_them(
     await store.close()
 
 
-async def test_every_script_keeps_to_one_slot_of_a_cluster(owned_redis: RedisPlace) -> None:
+async def test_every_script_keeps_to_one_slot_of_a_cluster(owned_redis: RedisServer) -> None:
     store = RedisIdempotencyStore(owned_redis.url, prefix="slots")
     names = [store._name(key) for key in ("a", "b {x}", "}")]
     for name in names:
@@ -341,7 +341,7 @@ async def test_every_script_keeps_to_one_slot_of_a_cluster(owned_redis: RedisPla
         assert name.endswith("}")
 
 
-async def test_a_full_redis_refuses_and_keeps_nothing_half(owned_redis: RedisPlace) -> None:
+async def test_a_full_redis_refuses_and_keeps_nothing_half(owned_redis: RedisServer) -> None:
     assert owned_redis.process is not None
     owned_redis.process.start()
     store = RedisIdempotencyStore(owned_redis.url, prefix="full")
@@ -359,7 +359,7 @@ async def test_a_full_redis_refuses_and_keeps_nothing_half(owned_redis: RedisPla
 
 
 async def test_an_operator_is_told_of_a_redis_that_may_forget_keys(
-    owned_redis: RedisPlace,
+    owned_redis: RedisServer,
 ) -> None:
     assert owned_redis.process is not None
     owned_redis.process.start()

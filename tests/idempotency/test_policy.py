@@ -235,7 +235,7 @@ async def test_a_key_that_another_has_is_reported_lost_at_the_next_renewal(
         claim = replace(claim_for(one.delivery.message), key=key)
         await store.begin([claim], timedelta(0) if one is stolen else LEASE)
         one.hold, one.hold_until = claim.held(1), 0.0
-        holdings.add(one)
+        holdings.add([one])
     await store.begin([replace(claim_for(message()), key="b")], LEASE)
     ending.hold_ending = True
     keeper = KeyKeeper(store, holdings, LEASE, lost.append)

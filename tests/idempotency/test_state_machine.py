@@ -21,7 +21,7 @@ from jobbus.backends.sqlite import SqliteQueue
 from jobbus.idempotency import Answer, IdempotencyStore, KeyClaim, KeyEnd, KeyHold, KeyState
 from jobbus.idempotency.memory import MemoryIdempotencyStore
 from jobbus.idempotency.redis import RedisIdempotencyStore
-from tests.idempotency.redis_server import RedisPlace
+from tests.services import RedisServer
 
 T = TypeVar("T")
 LIVE, OVER = timedelta(hours=1), timedelta(0)
@@ -265,7 +265,7 @@ def test_postgres_answers_as_the_table(
 
 
 def test_redis_answers_as_the_table(
-    loop: asyncio.Runner, redis_default: RedisPlace, prefix: str
+    loop: asyncio.Runner, redis_default: RedisServer, prefix: str
 ) -> None:
     store = RedisIdempotencyStore(redis_default.url, LIVE, prefix=prefix)
     loop.run(store.open())

@@ -18,7 +18,7 @@ from jobbus.backends.sqlite import SqliteQueue
 from jobbus.idempotency.memory import MemoryIdempotencyStore
 from jobbus.idempotency.redis import RedisIdempotencyStore
 from jobbus.testing import IdempotencyConformance, VirtualClock
-from tests.idempotency.redis_server import RedisPlace
+from tests.services import RedisServer
 
 MOMENT = timedelta(milliseconds=5)
 
@@ -101,7 +101,7 @@ class TestRedis(IdempotencyConformance):
 
     @pytest.fixture
     async def store(
-        self, redis_default: RedisPlace, prefix: str
+        self, redis_default: RedisServer, prefix: str
     ) -> AsyncIterator[RedisIdempotencyStore]:
         store = RedisIdempotencyStore(redis_default.url, self.ttl, prefix=prefix)
         await store.open()

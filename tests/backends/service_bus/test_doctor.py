@@ -11,6 +11,7 @@ from jobbus import load_settings
 from jobbus.cli.broker_checks import check_broker
 from jobbus.cli.findings import Finding, Level
 from jobbus.errors import BackendError
+from jobbus.settings import create_queue
 from tests.emulators.servicebus import Emulator
 
 
@@ -19,12 +20,16 @@ async def findings(
 ) -> Sequence[Finding]:
     given = {"backend": emulator.connection_string, "azure_service_bus.queue_prefix": prefix}
     settings = load_settings(given, environ={}, directory=Path("/"))
-    return [one async for one in check_broker(settings, create=create)]
+    queue = create_queue(settings)
+    return [one async for one in check_broker("azure_service_bus", queue, create=create)]
 
 
 async def test_a_namespace_that_has_the_queues_is_well(emulator: Emulator) -> None:
-    [found] = await findings(emulator)
-    assert (found.level, found.check) == (Level.OK, "backend")
+    found = await findings(emulator)
+    assert [(one.level, one.check) for one in found] == [
+        (Level.OK, "backend"),
+        (Level.OK, "queues"),
+    ]
 
 
 async def test_a_queue_that_is_missing_is_told(emulator: Emulator) -> None:
