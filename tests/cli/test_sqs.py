@@ -30,16 +30,17 @@ def name(sqs_server: SqsServer, run: Run, monkeypatch: pytest.MonkeyPatch) -> It
 def test_the_doctor_makes_the_queues_that_are_missing_when_asked(
     sqs_server: SqsServer, run: Run, name: str
 ) -> None:
-    [missing] = _backend(run("doctor").json["checks"])
+    [missing] = _broker(run("doctor").json["checks"])
     assert missing["level"] == "failed"
     assert "jobbus doctor --create" in missing["message"]
     assert not sqs_server.client.list_queues(QueueNamePrefix=name).get("QueueUrls")
     made = run("doctor", "--create")
     assert made.code == 0
-    [told] = _backend(made.json["checks"])
-    assert f"after making dead-letter queue {name}-dlq, queue {name}" in told["message"]
-    [fine] = _backend(run("doctor").json["checks"])
-    assert fine["message"] == "aws_sqs, which has no schema, answers"
+    [fine, told] = _broker(made.json["checks"])
+    assert fine["message"].endswith("answers")
+    assert told["message"] == f"made dead-letter queue {name}-dlq, queue {name}"
+    [_, again] = _broker(run("doctor").json["checks"])
+    assert again["message"] == "all that is needed is there"
 
 
 def test_the_doctor_tells_what_will_surprise_somebody(
@@ -51,7 +52,7 @@ def test_the_doctor_tells_what_will_surprise_somebody(
     sqs_server.client.set_queue_attributes(QueueUrl=url, Attributes=short)
     done = run("doctor")
     assert done.code == 0
-    [_, doubt] = _backend(done.json["checks"])
+    [_, _, doubt] = _broker(done.json["checks"])
     assert doubt["level"] == "warning"
     assert "14 days" in doubt["message"]
 
@@ -64,5 +65,5 @@ def test_a_job_is_enqueued_by_name(sqs_server: SqsServer, run: Run, name: str) -
     assert '"type":"email.send"' in message["Body"]
 
 
-def _backend(checks: list[dict[str, str]]) -> list[dict[str, str]]:
-    return [each for each in checks if each["check"] == "backend"]
+def _broker(checks: list[dict[str, str]]) -> list[dict[str, str]]:
+    return [each for each in checks if each["check"] in ("broker", "queues")]

@@ -26,7 +26,7 @@ async def check_broker(provider: str, queue: Any, *, create: bool) -> AsyncItera
         return
     finally:
         await queue.close()
-    yield fine("backend", f"{getattr(queue, 'location', provider)} answers")
+    yield fine("broker", f"{getattr(queue, 'location', provider)} answers")
     if missing:
         yield doubtful("queues", f"missing: {', '.join(missing)}", "`jobbus doctor --create`")
     else:

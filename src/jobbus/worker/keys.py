@@ -21,6 +21,7 @@ from .held import Held, Holdings, margin
 if TYPE_CHECKING:
     from jobbus.bus import JobBus
     from jobbus.settings import Settings
+    from jobbus.telemetry.tally import Tally
 
 log = logging.getLogger("jobbus.worker")
 _PAGE: Final = 500
@@ -108,6 +109,7 @@ async def guard_for(
     except BackendError as error:
         log.warning("the idempotency store could not be looked at: %s", error)
     ledger = bus.queue.capabilities.ledger
+    counting = [] if bus.tally is None else [_counts_in(bus.tally)]
     return Idempotency(
         store,
         lease=lease,
@@ -115,7 +117,7 @@ async def guard_for(
         ledger=ledger,
         waits_always=settings.idempotency_on_unavailable == "wait",
         result_of=_results(bus.store) if ledger else None,
-        observers=observers,
+        observers=[*observers, *counting],
     )
 
 
@@ -140,6 +142,13 @@ def key_services(
         every(_PROBE_INTERVAL, look_for_idempotency_store),
         every(timedelta(seconds=settings.cleanup_interval_seconds), prune_idempotency_keys),
     ]
+
+
+def _counts_in(tally: Tally) -> Callable[[KeyNotice], None]:
+    def count(notice: KeyNotice) -> None:
+        tally.idempotency(notice.event)
+
+    return count
 
 
 def _results(store: JobStore) -> Callable[[str], Awaitable[bytes | None]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -18,18 +17,17 @@ from jobbus.handlers import Isolation
 from jobbus.message import Abandonment, Completion, CountsAs, Delivery
 from jobbus.middleware.idempotency import Idempotency, KeyNotice
 from jobbus.requirements import check_timeouts
-from jobbus.services.loop import every
-from jobbus.services.retention import keep_for, prune_once
 from jobbus.store import JobStore
 
 from .attempt import Attempts, Deadlines, conclude, release
 from .backlog import Backlog
+from .beside import services
 from .ending import end
 from .fetch import Fetcher, Pace, default_queues, queue_weights
 from .heartbeat import Heartbeat
 from .held import Held, Holdings, Settlement
 from .isolation import ChildPool
-from .keys import guard_for, key_services
+from .keys import guard_for
 from .monitor import Monitor
 from .notices import Notices
 from .reports import AttemptReport
@@ -47,7 +45,6 @@ RELEASE_GRACE: Final = 3.0
 """Seconds that cancelled handlers get at the end, before their jobs are released without them."""
 _SETTLE_BACKLOG: Final = 5000
 """Outcomes waiting to be recorded at which fetching pauses."""
-_ALWAYS_WATCHED: Final = timedelta(seconds=60)
 _SUSPECT_PAUSE: Final = timedelta(seconds=5)
 _SPARE_THREADS: Final = 32
 """Threads beyond the slots, for handlers that would not stop."""
@@ -144,10 +141,8 @@ class Worker:
         await self._announce()
         await self._heartbeat.start()
         self.phase = Phase.RUNNING
-        background = [
-            asyncio.create_task(self._settler.run(), name="jobbus-settle"),
-            *(asyncio.create_task(service) for service in self._services()),
-        ]
+        beside = (self._settler.run(), *self.monitor.services(), *self._services())
+        background = [asyncio.create_task(service) for service in beside]
         fetching = asyncio.create_task(self._fetcher.run(), name="jobbus-fetch")
         for index in range(self.concurrency):
             self._start_runner(suspects=index == 0)
@@ -217,28 +212,13 @@ class Worker:
         if isolated:
             self._child_pool().check(isolated)
 
+    def _services(self) -> list[Coroutine[Any, Any, None]]:
+        freed = self._holdings.freed.set
+        return services(self.bus.settings, self._store, self._settler, self.guard, freed)
+
     async def _announce(self) -> None:
         if self._store is not None:
             await self._store.announce([job_type.record() for job_type in self.bus.handlers])
-
-    def _services(self) -> list[Coroutine[Any, Any, None]]:
-        """What goes on beside the work."""
-        settings = self.bus.settings
-        progress = timedelta(seconds=settings.progress_update_interval_seconds)
-        services = [every(progress, self._settler.report_progress), *self.monitor.services()]
-        if self.guard is not None:
-            services += key_services(self.guard, settings, self._holdings.freed.set)
-        if self._store is not None:
-            keep = keep_for(
-                timedelta(days=settings.job_history_retention_days),
-                timedelta(days=settings.failed_job_retention_days),
-            )
-            prune = functools.partial(prune_once, self._store, keep)
-            services.append(every(timedelta(seconds=settings.cleanup_interval_seconds), prune))
-            if settings.event_log == "always":
-                watch = functools.partial(self._store.watch, lasting=_ALWAYS_WATCHED)
-                services.append(every(_ALWAYS_WATCHED / 3, watch))
-        return services
 
     # fetching
 

@@ -27,7 +27,7 @@ async def findings(
 async def test_a_namespace_that_has_the_queues_is_well(emulator: Emulator) -> None:
     found = await findings(emulator)
     assert [(one.level, one.check) for one in found] == [
-        (Level.OK, "backend"),
+        (Level.OK, "broker"),
         (Level.OK, "queues"),
     ]
 
