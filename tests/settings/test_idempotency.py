@@ -15,6 +15,8 @@ from jobbus.errors import ConfigurationError
 from jobbus.idempotency.memory import MemoryIdempotencyStore
 from jobbus.idempotency.redis import RedisIdempotencyStore
 from jobbus.settings import Settings, check_ttl, create_idempotency_store, load_settings
+from jobbus.testing.broker import BareBroker
+from jobbus.tracked import TrackedQueue
 
 REDIS = "redis://:secret@127.0.0.1:6379/3"
 
@@ -35,6 +37,11 @@ def chosen(queue: Any, **given: object) -> object:
 
 def test_by_itself_a_sql_backend_keeps_keys_beside_its_jobs() -> None:
     assert isinstance(chosen(MemoryQueue()), SqlIdempotencyStore)
+
+
+def test_by_itself_a_broker_with_a_ledger_keeps_keys_in_the_ledgers_database() -> None:
+    tracked = TrackedQueue(BareBroker(MemoryQueue()), MemoryQueue())
+    assert isinstance(chosen(tracked), SqlIdempotencyStore)
 
 
 def test_by_itself_a_bare_broker_keeps_keys_in_memory() -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from jobbus.idempotency.store import IdempotencyStore, KeepsKeys
 from jobbus.job import TERMINAL, Job, JobEvent, JobState, Progress
 from jobbus.message import Delivery
 from jobbus.queue import BackgroundJobQueue
@@ -22,8 +23,8 @@ from jobbus.store import (
 )
 
 
-class TrackingStore(BackgroundJobQueue, JobStore, Outbox, Protocol):
-    """What can be the ledger of a broker: a backend with a ledger and an outbox."""
+class TrackingStore(BackgroundJobQueue, JobStore, Outbox, KeepsKeys, Protocol):
+    """What can be the ledger of a broker: a backend with a ledger, an outbox, and room for keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,10 @@ class LedgerVerbs:
 
     def __init__(self, ledger: TrackingStore) -> None:
         self.ledger = ledger
+
+    def idempotency_store(self, ttl: timedelta) -> IdempotencyStore:
+        """Idempotency keys are kept where the jobs are."""
+        return self.ledger.idempotency_store(ttl)
 
     async def get(self, job_id: str) -> Job | None:
         return await self.ledger.get(job_id)
