@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -337,6 +338,8 @@ BODY = {"v": 1, "id": message().job_id, "type": "example.work", "payload": "{}"}
         json.dumps({**BODY, "max_attempts": 0}),
         json.dumps(BODY)[:-1] + ',"metadata":{"x":NaN}}',
     ],
+    # Numbered, since each process makes an id of its own and a test keeps its name.
+    ids=itertools.count(),
 )
 async def test_what_cannot_be_read_goes_to_the_dead_letters_verbatim(
     fake: FakeSqs, queue: AwsSqsQueue, body: str
