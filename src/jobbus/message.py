@@ -267,3 +267,19 @@ class Capabilities:
 
     None where a ledger decides, or nobody.
     """
+
+
+BARE_BROKER: Final = Capabilities(
+    durable=True,
+    ledger=False,
+    deduplicates=False,
+    ordered_groups=False,
+    priorities=False,
+    dependencies=False,
+    unique_keys=False,
+    expiry=False,
+    transactional=False,
+    extends_leases=True,
+    exact_counts=False,
+)
+"""What most brokers do: move messages durably, under leases. A backend declares what departs."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
+from jobbus.errors import Unsupported
 from jobbus.message import (
     Abandonment,
     Capabilities,
@@ -14,6 +15,7 @@ from jobbus.message import (
     Delivery,
     LeaseState,
     Message,
+    Priority,
     QueueDepth,
 )
 
@@ -93,3 +95,39 @@ class BackgroundJobQueue(Protocol):
     async def get_queue_depth(self, queue: str) -> QueueDepth:
         """Count. May be approximate and a little late, never blocking for long."""
         ...
+
+
+LEDGER_REMEDY: Final = (
+    "give the broker a ledger, which makes all of it possible: set BACKGROUND_JOBS__LEDGER "
+    "(--ledger) to sqlite:///jobs.db or postgresql://user@host/database"
+)
+
+
+def refuse_beyond(message: Message, can: Capabilities, carrier: str) -> None:
+    """Raise Unsupported, with the remedy, where a message asks for what is not declared.
+
+    For queues without a ledger; ``carrier`` is their name in the error.
+    """
+    if lacking := list(beyond(message, can)):
+        raise Unsupported(
+            f"{carrier} cannot do what was asked: {message.job_type} {'; '.join(lacking)}. "
+            f"{LEDGER_REMEDY}"
+        )
+
+
+def beyond(message: Message, can: Capabilities) -> Iterator[str]:
+    """What a message asks for and these capabilities do not declare, in words."""
+    if message.priority != Priority.NORMAL and not can.priorities:
+        yield f"has priority {message.priority}, and the queue knows none"
+    if message.group is not None and not can.ordered_groups:
+        yield f"belongs to the group {message.group!r}, and the queue keeps no order"
+    if message.depends_on and not can.dependencies:
+        yield "depends on other jobs, which the queue cannot wait for"
+    if message.unique_key is not None and not can.unique_keys:
+        yield "has a unique key, which the queue cannot hold"
+    if message.expires_at is not None and not can.expiry:
+        yield "has a start deadline, and the queue keeps none"
+    if message.delay and not can.delays:
+        yield f"is due in {message.delay}, and the queue delays nothing"
+    elif can.max_delay is not None and message.delay > can.max_delay:
+        yield f"is due in {message.delay}, and the queue delays for at most {can.max_delay}"

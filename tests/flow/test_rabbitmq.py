@@ -161,8 +161,8 @@ async def test_a_worker_refuses_job_types_that_the_broker_cannot_carry_and_says_
     told = str(caught.value)
     assert "urgent has priority 8" in told
     assert "endless may run for" in told
-    assert "perishable expires in" in told
-    assert "choose a provider that keeps a ledger" in told
+    assert "perishable has a start deadline" in told
+    assert "BACKGROUND_JOBS__LEDGER" in told
 
 
 async def test_what_needs_a_ledger_is_refused_with_the_setting_that_would_help(
@@ -171,7 +171,7 @@ async def test_what_needs_a_ledger_is_refused_with_the_setting_that_would_help(
     @bus.job
     async def plain() -> None: ...
 
-    with pytest.raises(Unsupported, match="provider that keeps a ledger"):
+    with pytest.raises(Unsupported, match="BACKGROUND_JOBS__LEDGER"):
         await plain.options(priority=9).enqueue()
-    with pytest.raises(Unsupported, match="provider with a ledger"):
+    with pytest.raises(Unsupported, match="BACKGROUND_JOBS__LEDGER"):
         await bus.get("0198c0de-0000-7000-8000-000000000000")

@@ -11,11 +11,13 @@ import asyncio
 import functools
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from jobbus.errors import BackendUnavailable, ConfigurationError, MissingDependency, Unsupported
 from jobbus.message import (
+    BARE_BROKER,
     DEFAULT_QUEUE,
     Abandonment,
     Capabilities,
@@ -115,18 +117,8 @@ class AzureServiceBusQueue:
         self._clock = clock
         self._links: Links | None = None
         self._settling: Settling
-        self._capabilities = Capabilities(
-            durable=True,
-            ledger=False,
-            deduplicates=False,
-            ordered_groups=False,
-            priorities=False,
-            dependencies=False,
-            unique_keys=False,
-            expiry=False,
-            transactional=False,
-            extends_leases=True,
-            exact_counts=False,
+        self._capabilities = replace(
+            BARE_BROKER,
             max_lease=lock_duration,
             max_payload=min(max_message_bytes - _HEADERS, _LARGEST_PAYLOAD),
         )
@@ -201,7 +193,7 @@ class AzureServiceBusQueue:
         _refuse(connection)
         by_entity: dict[str, list[ServiceBusMessage]] = {}
         for message in messages:
-            check(message, self._capabilities.max_payload)
+            check(message, self._capabilities)
             written = write(Carried(message=message), self._due(message))
             by_entity.setdefault(self._entity(message.queue), []).append(written)
         links = self._open_links()

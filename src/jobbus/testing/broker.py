@@ -16,6 +16,7 @@ from typing import Any, Final
 from jobbus.errors import BackendUnavailable, PayloadTooLarge, Unsupported
 from jobbus.ids import new_id
 from jobbus.message import (
+    BARE_BROKER,
     Abandonment,
     Capabilities,
     Completion,
@@ -26,20 +27,10 @@ from jobbus.message import (
     Priority,
     QueueDepth,
 )
-from jobbus.queue import BackgroundJobQueue
+from jobbus.queue import BackgroundJobQueue, refuse_beyond
 
-CAPABILITIES: Final = Capabilities(
-    durable=True,
-    ledger=False,
-    deduplicates=False,
-    ordered_groups=False,
-    priorities=False,
-    dependencies=False,
-    unique_keys=False,
-    expiry=False,
-    transactional=False,
-    extends_leases=True,
-    exact_counts=False,
+CAPABILITIES: Final = replace(
+    BARE_BROKER,
     max_delay=timedelta(minutes=15),
     max_lease=timedelta(hours=12),
     max_batch=10,
@@ -196,17 +187,8 @@ def _outer(lost: Sequence[Delivery], given: Sequence[Delivery]) -> list[Delivery
 
 def _check(message: Message, number: int) -> None:
     limits = CAPABILITIES
-    asked = {
-        "priorities": message.priority != Priority.NORMAL,
-        "groups": message.group is not None,
-        "dependencies": bool(message.depends_on),
-        "unique keys": message.unique_key is not None,
-        "start deadlines": message.expires_at is not None,
-        f"batches of {number}": number > (limits.max_batch or number),
-        f"delays of {message.delay}": message.delay > (limits.max_delay or message.delay),
-    }
-    for what, wanted in asked.items():
-        if wanted:
-            raise Unsupported(f"this broker knows no {what}")
+    refuse_beyond(message, limits, "this broker")
+    if number > (limits.max_batch or number):
+        raise Unsupported(f"this broker takes no batches of {number}")
     if len(message.payload) > limits.max_payload:
         raise PayloadTooLarge(f"this broker takes {limits.max_payload} bytes at most")

@@ -16,12 +16,13 @@ from jobbus.errors import ConfigurationError
 from jobbus.handlers import Isolation
 from jobbus.message import Abandonment, Completion, CountsAs, Delivery
 from jobbus.middleware.idempotency import Idempotency, KeyNotice
-from jobbus.requirements import check_timeouts
+from jobbus.requirements import check_job_types
 from jobbus.store import JobStore
 
 from .attempt import Attempts, Deadlines, conclude, release
 from .backlog import Backlog
 from .beside import services
+from .burst import until_empty
 from .ending import end
 from .fetch import Fetcher, Pace, default_queues, queue_weights
 from .heartbeat import Heartbeat
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("jobbus.worker")
 
 CANCEL_GRACE: Final = timedelta(seconds=5)
-BURST_PATIENCE: Final = 15.0
-"""Seconds without a job after which a burst no longer waits for delayed ones or other workers'."""
 RELEASE_GRACE: Final = 3.0
 """Seconds that cancelled handlers get at the end, before their jobs are released without them."""
 _SETTLE_BACKLOG: Final = 5000
@@ -130,7 +129,7 @@ class Worker:
         Raises what opening the backend raises; afterwards it survives the backend's failures.
         """
         await self.bus.open()
-        check_timeouts(self.bus.handlers, self.bus.queue, self.bus.settings.job_timeout)
+        self._check_job_types()
         self.guard = await guard_for(self.bus, self.lease, self.key_observers)
         self._prepare()
         self._check_isolation()
@@ -198,6 +197,15 @@ class Worker:
             free=lambda: self.concurrency - self._busy(),
             freed=self._holdings.freed,
             deliver=self._deliver,
+        )
+
+    def _check_job_types(self) -> None:
+        check_job_types(
+            self.bus.handlers,
+            self.bus.queue.capabilities,
+            # A bare broker may bound it, and knows it best once it is open.
+            longest=getattr(self.bus.queue, "max_job_timeout", None),
+            default_timeout=self.bus.settings.job_timeout,
         )
 
     def _child_pool(self) -> ChildPool:
@@ -376,25 +384,14 @@ class Worker:
         stopping = asyncio.create_task(self._stop_requested.wait())
         waits: set[asyncio.Task[Any]] = {stopping, *tasks}
         if self._burst:
-            waits.add(asyncio.create_task(self._until_empty()))
+            burst = until_empty(self.bus.queue, self.queues, self._fetcher, self._holdings)
+            waits.add(asyncio.create_task(burst))
         done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for task in waits - set(tasks):
             task.cancel()
         for task in done:
             if task in tasks:
                 task.result()  # a background task ended by itself: that is a fault of ours
-
-    async def _until_empty(self) -> None:
-        """Until no job is left that could run here: none ready, none in hand, none due soon."""
-        while True:
-            await self._fetcher.empty.wait()
-            if len(self._holdings) == 0:
-                depths = [await self.bus.queue.get_queue_depth(name) for name in self.queues]
-                left = sum(d.ready + (d.delayed or 0) + (d.leased or 0) for d in depths)
-                patient = self._fetcher.silence < BURST_PATIENCE
-                if (left == 0 or not patient) and len(self._holdings) == 0:
-                    return
-            await asyncio.sleep(0.05)
 
     async def _wind_down(self, fetching: asyncio.Task[None]) -> None:
         self.phase = Phase.DRAINING

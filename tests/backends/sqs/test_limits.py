@@ -64,11 +64,11 @@ async def fifo(fake: FakeSqs, boto_session: BotoSession) -> AsyncIterator[AwsSqs
 @pytest.mark.parametrize(
     ("wanted", "words"),
     [
-        (message(delay=timedelta(seconds=901)), "at most 900 s.* put a ledger around SQS"),
+        (message(delay=timedelta(seconds=901)), "at most 0:15:00.*LEDGER"),
         (message(run_at=datetime.now(UTC) + 2 * timedelta(hours=1)), "at most 900 s"),
-        (message(priority=8), "no priority: put a ledger"),
-        (message(unique_key="a"), "no unique_key: put a ledger"),
-        (message(expires_at=datetime.now(UTC) + MINUTE), "no expires_at: put a ledger"),
+        (message(priority=8), "priority 8.*LEDGER"),
+        (message(unique_key="a"), "unique key.*LEDGER"),
+        (message(expires_at=datetime.now(UTC) + MINUTE), "start deadline.*LEDGER"),
         (message(group="a"), "use a FIFO queue"),
         (message(queue="a.b"), "1 to 80 letters"),
     ],

@@ -52,7 +52,7 @@ class Consumer:
         self._buffer: deque[tuple[float, DeliveredMessage]] = deque()
         self._arrived = asyncio.Event()
         self._window = 0
-        self._consumer_tag: str | None = None
+        self._consumer_tags: list[str] = []
         self._held = 0
         self._wanted = 0
         self._changing = asyncio.Lock()
@@ -166,16 +166,18 @@ class Consumer:
         async with self._changing:
             if wanted <= self._window:
                 return
-            # A window is a consumer's for life. Larger steps make for fewer of them.
-            window = min(max(wanted, self._window * 5 // 4), _WIDEST)
-            await self._cancel()
+            # A window is a consumer's for life, and a broker takes back what was on its way to a
+            # consumer that ends, counting that as a delivery: so a further one makes up the rest.
+            # Larger steps make for fewer of them.
+            window = min(max(wanted, self._window * 2), _WIDEST)
             with self._link.translated(f"receiving from {self._queue}"):
                 channel = self._open_channel()
-                await channel.basic_qos(prefetch_count=window, timeout=CALL_SECONDS)
+                more = window - self._window
+                await channel.basic_qos(prefetch_count=more, timeout=CALL_SECONDS)
                 consuming = await channel.basic_consume(
                     self._queue, self._arrive, timeout=CALL_SECONDS
                 )
-            self._consumer_tag = consuming.consumer_tag
+            self._consumer_tags.append(str(consuming.consumer_tag))
             self._window = window
 
     async def _stop_consuming(self) -> None:
@@ -183,8 +185,9 @@ class Consumer:
             await self._cancel()
 
     async def _cancel(self) -> None:
-        if self._consumer_tag is not None:
-            tag, self._consumer_tag, self._window = self._consumer_tag, None, 0
+        self._window = 0
+        while self._consumer_tags:
+            tag = self._consumer_tags.pop()
             with self._link.translated(f"pausing the consumer of {self._queue}"):
                 await self._open_channel().basic_cancel(tag, timeout=CALL_SECONDS)
 

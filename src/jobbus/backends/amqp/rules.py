@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from jobbus.errors import PayloadTooLarge, Unsupported
-from jobbus.message import NO_DELAY, Capabilities, Message, Priority
+from jobbus.message import BARE_BROKER, NO_DELAY, Message
+from jobbus.queue import LEDGER_REMEDY, refuse_beyond
 
 from .topology import CONSUMER_TIMEOUT, DELIVERY_LIMIT, MAX_DELAY
 
-CAPABILITIES: Final = Capabilities(
-    durable=True,
-    ledger=False,
-    deduplicates=False,
-    ordered_groups=False,
-    priorities=False,
-    dependencies=False,
-    unique_keys=False,
-    expiry=False,
-    transactional=False,
-    extends_leases=True,
-    exact_counts=False,
+CAPABILITIES: Final = replace(
+    BARE_BROKER,
     max_delay=MAX_DELAY,
 )
 _SLACK: Final = timedelta(minutes=5)
 """Between the longest job and the broker's patience: a message waits for its slot, too."""
 _OWN_TIMEOUT_SINCE: Final = (3, 12)
-_HELP: Final = "leave it out, or choose a provider that keeps a ledger (Sqlite or Postgres)"
 
 
 def longest_job(version: tuple[int, ...], server_timeout: timedelta) -> timedelta:
@@ -46,21 +37,12 @@ def delay_of(message: Message) -> timedelta:
 def check_delay(delay: timedelta) -> None:
     """Raise Unsupported for a delay beyond :data:`MAX_DELAY`."""
     if delay > MAX_DELAY:
-        raise Unsupported(f"RabbitMQ delays for at most {MAX_DELAY}, not {delay}: {_HELP}")
+        raise Unsupported(f"RabbitMQ delays for at most {MAX_DELAY}, not {delay}: {LEDGER_REMEDY}")
 
 
 def check_message(message: Message, longest: timedelta) -> None:
     """Raise Unsupported or PayloadTooLarge for what cannot be kept as it was asked for."""
-    asked = {
-        "priorities": message.priority != Priority.NORMAL,
-        "ordered groups": message.group is not None,
-        "unique keys": message.unique_key is not None,
-        "dependencies": bool(message.depends_on),
-        "start deadlines": message.expires_at is not None,
-    }
-    for what, wanted in asked.items():
-        if wanted:
-            raise Unsupported(f"RabbitMQ by itself has no {what}: {_HELP}")
+    refuse_beyond(message, CAPABILITIES, "RabbitMQ by itself")
     check_delay(delay_of(message))
     if message.max_crashes > DELIVERY_LIMIT:
         raise Unsupported(

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from jobbus.errors import InvalidJob, PayloadTooLarge, Unsupported
-from jobbus.message import NO_DELAY, Capabilities, Message, Priority
+from jobbus.message import BARE_BROKER, NO_DELAY, Message
+from jobbus.queue import LEDGER_REMEDY, refuse_beyond
 
 MAX_ENTRIES: Final = 10
 """Messages in one batch request, and in one receive."""
@@ -31,69 +33,36 @@ MAX_PAYLOAD: Final = 720 * 1024
 """As base64 960 KiB; with the reserve that leaves 48 KiB for headers, tags and metadata."""
 _GROUP: Final = re.compile(r"[!-~]{1,128}")
 _QUEUE: Final = re.compile(r"[A-Za-z0-9_-]{1,80}")
-_LEDGER: Final = (
-    "put a ledger around SQS, or choose a provider that has one (Sqlite or Postgres, by the "
-    "setting provider)"
-)
 
-STANDARD: Final = Capabilities(
-    durable=True,
-    ledger=False,
-    deduplicates=False,
-    ordered_groups=False,
-    priorities=False,
-    dependencies=False,
-    unique_keys=False,
-    expiry=False,
-    transactional=False,
-    extends_leases=True,
-    exact_counts=False,
+STANDARD: Final = replace(
+    BARE_BROKER,
     max_delay=MAX_DELAY,
     max_lease=MAX_VISIBILITY,
     max_payload=MAX_PAYLOAD,
 )
-FIFO: Final = Capabilities(
-    durable=True,
-    ledger=False,
-    # For five minutes it does drop known ids; a promise that ends is none.
-    deduplicates=False,
+FIFO: Final = replace(
+    STANDARD,
+    # It drops known ids for five minutes; a promise that ends is none, so that is not declared.
     ordered_groups=True,
-    priorities=False,
-    dependencies=False,
-    unique_keys=False,
-    expiry=False,
-    transactional=False,
-    extends_leases=True,
-    exact_counts=False,
     delays=False,
     max_delay=MAX_FIFO_BACK_OFF,
-    max_lease=MAX_VISIBILITY,
-    max_payload=MAX_PAYLOAD,
 )
 
 
 def refuse_transaction(connection: Any | None) -> None:
     """Unsupported where a caller's transaction is to be joined."""
     if connection is not None:
-        raise Unsupported(f"SQS takes part in no database transaction: {_LEDGER}")
+        raise Unsupported(f"SQS takes part in no database transaction: {LEDGER_REMEDY}")
 
 
 def check_message(message: Message, *, fifo: bool) -> int:
     """The seconds that the message is to be delayed. Raises Unsupported or InvalidJob."""
-    asked = {
-        "priority": message.priority != Priority.NORMAL,
-        "depends_on": bool(message.depends_on),
-        "unique_key": message.unique_key is not None,
-        "expires_at": message.expires_at is not None,
-    }
-    for name, wanted in asked.items():
-        if wanted:
-            raise Unsupported(f"SQS by itself knows no {name}: {_LEDGER}")
     if message.group is not None and not fifo:
         raise Unsupported(
             "a standard SQS queue keeps no order within a group: use a FIFO queue "
-            f"(aws_sqs.use_fifo_queue), or {_LEDGER}"
+            f"(aws_sqs.use_fifo_queue), or {LEDGER_REMEDY}"
         )
+    refuse_beyond(message, FIFO if fifo else STANDARD, "SQS by itself")
     if message.group is not None and not _GROUP.fullmatch(message.group):
         raise InvalidJob(
             f"group {message.group[:40]!r} is no SQS group: take 1 to 128 printable ASCII "
@@ -123,11 +92,11 @@ def check_delay(delay: timedelta, *, fifo: bool) -> int:
     if delay <= NO_DELAY:
         return 0
     if fifo:
-        raise Unsupported(f"a FIFO queue of SQS delays no single message: {_LEDGER}")
+        raise Unsupported(f"a FIFO queue of SQS delays no single message: {LEDGER_REMEDY}")
     if delay > MAX_DELAY:
         raise Unsupported(
             f"SQS delays a message by at most {MAX_DELAY.total_seconds():g} s, not by "
-            f"{delay.total_seconds():g}: {_LEDGER}"
+            f"{delay.total_seconds():g}: {LEDGER_REMEDY}"
         )
     return math.ceil(delay.total_seconds())
 
@@ -139,7 +108,8 @@ def check_back_off(delay: timedelta, *, fifo: bool) -> int:
     if delay > MAX_FIFO_BACK_OFF:
         raise Unsupported(
             f"a message of a FIFO queue is put back for at most "
-            f"{MAX_FIFO_BACK_OFF.total_seconds():g} s, not for {delay.total_seconds():g}: {_LEDGER}"
+            f"{MAX_FIFO_BACK_OFF.total_seconds():g} s, not for {delay.total_seconds():g}: "
+            f"{LEDGER_REMEDY}"
         )
     return max(0, math.ceil(delay.total_seconds()))
 

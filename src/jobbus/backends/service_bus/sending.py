@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import Final
 
 from azure.servicebus import ServiceBusMessage
 from azure.servicebus.aio import ServiceBusSender
 from azure.servicebus.exceptions import MessageSizeExceededError
 
-from jobbus.errors import InvalidJob, PayloadTooLarge, Unsupported
+from jobbus.errors import InvalidJob, PayloadTooLarge
 from jobbus.ids import parse_id
-from jobbus.message import Message, Priority
-
-_REFUSED: Final[tuple[tuple[str, Callable[[Message], bool]], ...]] = (
-    ("a priority", lambda message: message.priority != Priority.NORMAL),
-    ("a group", lambda message: message.group is not None),
-    ("dependencies", lambda message: bool(message.depends_on)),
-    ("a unique key", lambda message: message.unique_key is not None),
-    ("a start deadline", lambda message: message.expires_at is not None),
-)
+from jobbus.message import Capabilities, Message
+from jobbus.queue import refuse_beyond
 
 
-def check(message: Message, max_payload: int) -> None:
+def check(message: Message, can: Capabilities) -> None:
     """Raises Unsupported, InvalidJob or PayloadTooLarge for what must not be sent."""
-    for what, asked in _REFUSED:
-        if asked(message):
-            raise Unsupported(
-                f"{message.job_type} asks for {what}, which a bare Service Bus queue does not "
-                "know: choose a provider with a ledger (Sqlite or Postgres)"
-            )
+    refuse_beyond(message, can, "Service Bus by itself")
     for name in (message.job_id, message.parent_id):
         if name is not None and parse_id(name) != name:
             raise InvalidJob(f"{name!r} is not a UUID in its usual form; job ids are")
@@ -38,10 +25,10 @@ def check(message: Message, max_payload: int) -> None:
         raise InvalidJob(f"a delay cannot be negative: {message.delay}")
     if message.max_attempts < 1 or message.max_crashes < 1:
         raise InvalidJob("max_attempts and max_crashes must be at least 1")
-    if len(message.payload) > max_payload:
+    if len(message.payload) > can.max_payload:
         raise PayloadTooLarge(
             f"the payload of {message.job_type} has {len(message.payload)} bytes, the limit is "
-            f"{max_payload}: store it elsewhere and pass a reference"
+            f"{can.max_payload}: store it elsewhere and pass a reference"
         )
 
 
