@@ -24,7 +24,7 @@ from jobbus.job import UNFINISHED
 from jobbus.store import JobFilter
 from jobbus.worker.process import tune_collector
 
-BEST_CONCURRENCY: Final = 500
+BEST_CONCURRENCY: Final = 50
 PROCESSES: Final = 4
 BATCH: Final = 1000
 FINISHED: Final = """

@@ -100,23 +100,23 @@ class _OpenMessage(Message):
 
 
 def new_message(
-    *,
     job_id: str,
     job_type: str,
     payload: bytes,
     queue: str = DEFAULT_QUEUE,
-    headers: Mapping[str, str] | None = None,
     priority: int = Priority.NORMAL,
-    group: str | None = None,
-    expires_at: datetime | None = None,
     max_attempts: int = 3,
     max_crashes: int = 3,
+    prior_attempts: int = 0,
+    *,
+    headers: Mapping[str, str] | None = None,
+    group: str | None = None,
+    expires_at: datetime | None = None,
     timeout: timedelta | None = None,
     unique_key: str | None = None,
     parent_id: str | None = None,
     tags: tuple[str, ...] = (),
     metadata: Mapping[str, Any] | None = None,
-    prior_attempts: int = 0,
 ) -> Message:
     """``Message(...)`` for hot paths: filled in before it is frozen, at a fifth of the price."""
     message: Any = object.__new__(_OpenMessage)

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("jobbus.worker")
 
-MAX_PREFETCH: Final = 500
+MAX_PREFETCH: Final = 2000
+"""What a worker of very short jobs keeps at hand: enough to work on while the next claim is made."""
+LARGEST_CLAIM: Final = 1000
+"""Larger ones gain nothing, and hold rows and replies for longer."""
 _HORIZON: Final = 0.25
 """Seconds of work that may wait locally: so little that priorities hold and leases stay fresh."""
 _SAMPLE: Final = 50
@@ -117,7 +120,7 @@ class Fetcher:
         for name in self._order():
             room = self._room()
             if room > 0:
-                found |= await self._receive(name, room, _NO_WAIT) > 0
+                found |= await self._receive(name, min(room, LARGEST_CLAIM), _NO_WAIT) > 0
         if found:
             self.empty.clear()
             return

@@ -24,7 +24,7 @@ from .backlog import Backlog
 from .beside import services
 from .burst import until_empty
 from .ending import end
-from .fetch import Fetcher, Pace, default_queues, queue_weights
+from .fetch import LARGEST_CLAIM, Fetcher, Pace, default_queues, queue_weights
 from .heartbeat import Heartbeat
 from .held import Held, Holdings, Settlement
 from .isolation import ChildPool
@@ -243,7 +243,8 @@ class Worker:
         capacity = self.concurrency + prefetch
         room = capacity - self._busy()
         # With work at hand, one large claim later is better than many small ones now.
-        return room if prefetch < self.concurrency or room >= capacity // 2 else 0
+        worthwhile = min(capacity // 2, LARGEST_CLAIM)
+        return room if prefetch < self.concurrency or room >= worthwhile else 0
 
     def _deliver(self, deliveries: Sequence[Delivery], valid_until: float) -> None:
         taken = [Held(delivery, valid_until) for delivery in deliveries]

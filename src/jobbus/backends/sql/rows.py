@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from jobbus.job import Job, JobState, Problem, Progress
 from jobbus.message import NO_DELAY, DeadLetter, Delivery, Message, new_message
@@ -21,8 +20,7 @@ _TAGS: Final = 19
 """Columns of the ``claim`` statement that hold JSON; metadata comes after the tags."""
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(NamedTuple):
     """What a SQL queue remembers of a delivery besides its attempt."""
 
     claim: int
@@ -104,32 +102,32 @@ def delivery_from(row: Row, queue: str, received_at: float, dialect: Dialect) ->
     read = dialect.read_moment
     due, started = read(run_at), read(started_at)
     message = new_message(
-        job_id=job_id,
-        job_type=job_type,
-        payload=payload if type(payload) is bytes else _bytes(payload),
-        queue=queue,
+        job_id,
+        job_type,
+        payload if type(payload) is bytes else _bytes(payload),
+        queue,
+        priority,
+        max_attempts,
+        max_crashes,
+        attempt - 1,
         headers=_mapping(headers, str) if headers else None,
-        priority=priority,
         group=group,
-        expires_at=read(expires_at),
-        max_attempts=max_attempts,
-        max_crashes=max_crashes,
-        timeout=_duration(timeout_ms),
+        expires_at=None if expires_at is None else read(expires_at),
+        timeout=None if timeout_ms is None else _duration(timeout_ms),
         unique_key=unique_key,
         parent_id=parent_id,
         tags=_texts(tags) if tags else (),
         metadata=_mapping(metadata) if metadata else None,
-        prior_attempts=attempt - 1,
     )
     # Filled in before it is frozen, which costs a fifth of the constructor.
     delivery: Any = object.__new__(_OpenDelivery)
     delivery.message = message
-    delivery.receipt = Receipt(claim, bool(has_dependents))
+    delivery.receipt = Receipt(claim, has_dependents)
     delivery.attempt = attempt
     delivery.failures = failures
     delivery.crashes = crashes
     delivery.enqueued_at = read(created_at)
-    delivery.wait = max(started - due, NO_DELAY) if started and due else NO_DELAY
+    delivery.wait = started - due if started and due and started > due else NO_DELAY
     delivery.received_at = received_at
     delivery.__class__ = Delivery
     return cast(Delivery, delivery)
