@@ -275,7 +275,11 @@ BUGS: Final[Mapping[str, Bug]] = {
             _sql("start", sqlite=(" AND ready = 1", "")),
             _sql("claim", postgres=("    FOR UPDATE SKIP LOCKED\n", "")),
             _sql(
-                "claim", postgres=("WHERE j.id = picked.id AND j.ready", "WHERE j.id = picked.id")
+                "claim",
+                postgres=(
+                    "WHERE j.ctid = ANY (ARRAY(SELECT place FROM picked))",
+                    "WHERE j.id IN (SELECT id FROM picked)",
+                ),
             ),
         ),
         bug(

@@ -202,3 +202,23 @@ def test_sqlite_times_are_those_of_this_host(aged_sqlite: sqlite3.Connection) ->
     newest = aged_sqlite.execute("SELECT max(created_at) FROM background_jobs").fetchone()[0]
     assert abs(newest / 1000 - datetime.now(UTC).timestamp()) < 300
     assert Path(aged_sqlite.execute("PRAGMA database_list").fetchone()[2]).name == "jobs.db"
+
+
+@pytest.mark.services
+@pytest.mark.parametrize("statement", ["claim", "hand_over"])
+def test_jobs_are_taken_in_the_index_order_though_none_was_ready_when_statistics_were_made(
+    postgres_default: PostgresServer, statement: str
+) -> None:
+    """Else the first burst after a quiet night would go through all that is ready for each claim."""
+    with fresh_database(postgres_default) as url:
+        asyncio.run(PostgresQueue(url).migrate())
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(FINISH.encode())
+            connection.execute("VACUUM ANALYZE background_jobs")
+            connection.execute(FINISH.replace("false", "true").replace(str(FINISHED), "3000"))
+            asked = {**STATEMENTS["claim"], "limit": 500}
+            text = to_pyformat(load("postgres", Naming())[statement])
+            lines = [row[0] for row in connection.execute(f"EXPLAIN {text}".encode(), asked)]
+    plan = "\n".join(lines)
+    assert plan.count("using background_jobs_ready") == 1, plan
+    assert "Sort" not in plan, plan

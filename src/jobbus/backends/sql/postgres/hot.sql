@@ -44,7 +44,7 @@ UPDATE background_jobs j
 SET ready = false, state = 'running', attempt = j.attempt + 1, claim = claim.id,
     worker = :worker, started_at = clock_timestamp(), deadline = NULL
 FROM claim
-WHERE j.ctid = ANY (ARRAY(SELECT place FROM picked)) AND j.ready
+WHERE j.ctid = ANY (ARRAY(SELECT place FROM picked))
 RETURNING j.id::text, j.attempt, j.claim, j.failures, j.crashes, j.priority, j.job_type, j.payload,
           j.headers, j.timeout_ms, j.max_attempts, j.max_crashes, j.expires_at, j.run_at,
           j.created_at, j.started_at, j.group_name, j.parent_id::text, j.unique_key, j.tags,
