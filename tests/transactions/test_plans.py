@@ -209,7 +209,7 @@ def test_sqlite_times_are_those_of_this_host(aged_sqlite: sqlite3.Connection) ->
 def test_jobs_are_taken_in_the_index_order_though_none_was_ready_when_statistics_were_made(
     postgres_default: PostgresServer, statement: str
 ) -> None:
-    """Else the first burst after a quiet night would go through all that is ready for each claim."""
+    """Else the first burst after a quiet night would go through all ready jobs for each claim."""
     with fresh_database(postgres_default) as url:
         asyncio.run(PostgresQueue(url).migrate())
         with psycopg.connect(url, autocommit=True) as connection:

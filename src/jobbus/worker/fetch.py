@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("jobbus.worker")
 
 MAX_PREFETCH: Final = 2000
-"""What a worker of very short jobs keeps at hand: enough to work on while the next claim is made."""
+"""What a worker of very short jobs keeps at hand: work for the time that the next claim takes."""
 LARGEST_CLAIM: Final = 1000
 """Larger ones gain nothing, and hold rows and replies for longer."""
 _HORIZON: Final = 0.25

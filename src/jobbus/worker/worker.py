@@ -28,7 +28,7 @@ from .fetch import LARGEST_CLAIM, Fetcher, Pace, default_queues, queue_weights
 from .heartbeat import Heartbeat
 from .held import Held, Holdings, Settlement
 from .isolation import ChildPool
-from .keys import guard_for
+from .keys import counts_in, guard_for
 from .monitor import Monitor
 from .notices import Notices
 from .reports import AttemptReport
@@ -91,7 +91,7 @@ class Worker:
         self.observers: list[Callable[[AttemptReport], None]] = []
         self.stuck = 0
         """Handlers that did not stop when told to; a process that has some should be replaced."""
-        self.key_observers: list[Callable[[KeyNotice], None]] = []
+        self.key_observers: list[Callable[[KeyNotice], None]] = counts_in(bus.tally)
         """Told of everything that is counted of idempotency keys."""
         self.guard: Idempotency | None = None
         """The policy of idempotency keys, with its counts; None before it runs, and where off."""

@@ -112,5 +112,5 @@ async def test_a_handler_that_blocks_the_event_loop_keeps_its_lease(
 
 
 async def test_what_needs_a_ledger_is_refused(bus: JobBus) -> None:
-    with pytest.raises(Unsupported, match="with a ledger"):
+    with pytest.raises(Unsupported, match="BACKGROUND_JOBS__LEDGER"):
         _ = bus.store
