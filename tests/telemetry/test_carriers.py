@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
@@ -34,20 +35,20 @@ TRACED: Final = {
 }
 PATIENCE: Final = timedelta(seconds=30)
 LEASE: Final = timedelta(seconds=60)
-Opened = AbstractAsyncContextManager[BackgroundJobQueue]
+Place = AbstractContextManager[BackgroundJobQueue]
 
 
-@asynccontextmanager
-async def _rabbitmq(request: pytest.FixtureRequest) -> AsyncIterator[BackgroundJobQueue]:
+@contextmanager
+def _rabbitmq(request: pytest.FixtureRequest) -> Iterator[BackgroundJobQueue]:
     url, prefix = request.getfixturevalue("rabbitmq_server").url, new_prefix()
     try:
         yield RabbitMqQueue(url, queue_prefix=prefix)
     finally:
-        await delete_all(url, prefix)
+        asyncio.run(delete_all(url, prefix))
 
 
-@asynccontextmanager
-async def _sqs(request: pytest.FixtureRequest) -> AsyncIterator[BackgroundJobQueue]:
+@contextmanager
+def _sqs(request: pytest.FixtureRequest) -> Iterator[BackgroundJobQueue]:
     environment = request.getfixturevalue("monkeypatch")
     for name, value in CREDENTIALS.items():
         environment.setenv(name, value)
@@ -55,27 +56,27 @@ async def _sqs(request: pytest.FixtureRequest) -> AsyncIterator[BackgroundJobQue
         yield AwsSqsQueue(urls["default"], dead_letter_queue_url=urls["dlq"], region=REGION)
 
 
-@asynccontextmanager
-async def _service_bus(request: pytest.FixtureRequest) -> AsyncIterator[BackgroundJobQueue]:
+@contextmanager
+def _service_bus(request: pytest.FixtureRequest) -> Iterator[BackgroundJobQueue]:
     with Emulator() as emulator:
         emulator.create_queue("default", lock_duration=LEASE, max_delivery_count=100)
         yield AzureServiceBusQueue(emulator.connection_string, clock=emulator.now)
 
 
-@asynccontextmanager
-async def _redis(request: pytest.FixtureRequest) -> AsyncIterator[BackgroundJobQueue]:
+@contextmanager
+def _redis(request: pytest.FixtureRequest) -> Iterator[BackgroundJobQueue]:
     server = request.getfixturevalue("owned_redis")
     with own_prefix(server) as prefix:
         yield RedisQueue(options=RedisOptions(url=server.url, prefix=prefix))
 
 
-@asynccontextmanager
-async def _tracked(request: pytest.FixtureRequest) -> AsyncIterator[BackgroundJobQueue]:
+@contextmanager
+def _tracked(request: pytest.FixtureRequest) -> Iterator[BackgroundJobQueue]:
     ledger = SqliteQueue(request.getfixturevalue("tmp_path") / "jobs.db", synchronous="NORMAL")
     yield TrackedQueue(BareBroker(MemoryQueue()), ledger)
 
 
-CARRIERS: Final[Mapping[str, Callable[[pytest.FixtureRequest], Opened]]] = {
+CARRIERS: Final[Mapping[str, Callable[[pytest.FixtureRequest], Place]]] = {
     "rabbitmq": _rabbitmq,
     "sqs": _sqs,
     "service-bus": _service_bus,
@@ -85,12 +86,10 @@ CARRIERS: Final[Mapping[str, Callable[[pytest.FixtureRequest], Opened]]] = {
 
 
 @pytest.fixture(params=CARRIERS)
-async def carrier(request: pytest.FixtureRequest) -> AsyncIterator[BackgroundJobQueue]:
-    """An open queue on each of them, with nothing in it."""
-    async with CARRIERS[request.param](request) as queue:
-        await queue.open()
+def carrier(request: pytest.FixtureRequest) -> Iterator[BackgroundJobQueue]:
+    """A queue on each of them in turn, not yet open, and with nothing in it."""
+    with CARRIERS[request.param](request) as queue:
         yield queue
-        await queue.close()
 
 
 async def taken(queue: BackgroundJobQueue) -> Delivery:
@@ -104,11 +103,13 @@ async def test_the_trace_context_reaches_the_first_attempt_and_the_next(
     carrier: BackgroundJobQueue,
 ) -> None:
     sent = message(headers=TRACED)
+    await carrier.open()
     await carrier.enqueue([sent])
     first = await taken(carrier)
     await carrier.abandon([Abandonment(delivery=first)])
     second = await taken(carrier)
     await carrier.complete([Completion(delivery=second)])
+    await carrier.close()
     assert [one.job_id for one in (first, second)] == [sent.job_id] * 2
     assert [one.attempt for one in (first, second)] == [1, 2]
     for one in (first, second):

@@ -30,6 +30,7 @@ _OF_DEPTH: Final[Sequence[tuple[Instrument, Callable[[QueueDepth], float | None]
     (names.DELAYED, lambda depth: depth.delayed),
     (names.BLOCKED, lambda depth: depth.blocked),
     (names.DEAD_LETTERS, lambda depth: depth.dead),
+    (names.RELAY_LAG, lambda depth: _seconds(depth.oldest_unsent)),
 )
 
 
@@ -120,3 +121,7 @@ def _age(depth: QueueDepth) -> float | None:
     if depth.oldest_age is not None:
         return depth.oldest_age.total_seconds()
     return 0.0 if depth.ready == 0 else None
+
+
+def _seconds(span: timedelta | None) -> float | None:
+    return None if span is None else span.total_seconds()

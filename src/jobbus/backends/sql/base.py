@@ -196,7 +196,12 @@ class SqlQueue(SqlOutbox, ABC):
         handed, oldest_ms = await self._with_broker(queue)
         ages = [depth.oldest_age, _age(oldest_ms)]
         oldest = max((age for age in ages if age is not None), default=None)
-        return replace(depth, ready=depth.ready + handed, oldest_age=oldest)
+        return replace(
+            depth,
+            ready=depth.ready + handed,
+            oldest_age=oldest,
+            oldest_unsent=depth.oldest_age or NO_DELAY,
+        )
 
     async def recover(self, *, expired_for: timedelta = timedelta(0)) -> int:
         due = await self._run(maintenance.look, write=False)
