@@ -137,7 +137,7 @@ async def test_a_worker_cannot_change_the_schema(granted: Granted) -> None:
 
 
 async def test_metrics_count_and_read_no_payload(granted: Granted) -> None:
-    scaling = (DEPLOY / "kubernetes/overlays/tier2-postgres/scaling.yaml").read_text()
+    scaling = (DEPLOY / "kubernetes/components/postgres/scaling.yaml").read_text()
     found = re.search(r"query: (SELECT .*)", scaling)
     assert found is not None
     with psycopg.connect(granted.roles["metrics"], autocommit=True) as connection:

@@ -117,11 +117,12 @@ async def test_a_job_that_is_not_due_does_not_lag(stage: Stage) -> None:
 
 async def test_a_job_that_the_broker_lost_lags_until_it_is_sent_again(stage: Stage) -> None:
     queue = await stage.process(relays=False)
-    await queue.enqueue([message()])
+    sent = message()
+    await queue.enqueue([sent])
     await queue.ledger.hand_over("default", limit=1, within=timedelta(seconds=30))
     stage.pass_time(timedelta(minutes=3))
     await queue.recover()
     assert (await told(queue))[names.RELAY_LAG] == {QUEUE: pytest.approx(180)}
     await relay_once(queue, queue.relay(window=10))
     assert (await told(queue))[names.RELAY_LAG] == {QUEUE: 0}
-    assert await take_one(queue)
+    assert (await take_one(queue)).job_id == sent.job_id
