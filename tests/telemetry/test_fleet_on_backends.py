@@ -106,6 +106,18 @@ async def test_the_relays_lag_is_the_age_of_what_the_broker_has_not_got(stage: S
         assert found[names.OLDEST_AGE] == {QUEUE: pytest.approx(90)}
 
 
+async def test_who_only_relays_does_not_measure_and_is_no_worker(stage: Stage) -> None:
+    """It has been there longest, and would leave the queues unmeasured."""
+    elder, worker = await stage.process(), await stage.process()
+    elder.ledger.only_relay()
+    await worker.enqueue([message()])
+    await relay_once(elder, elder.relay(window=1))
+    assert await worker.workers() == []
+    assert await take_one(worker)
+    [found] = await worker.workers()
+    assert found.running == 1
+
+
 async def test_a_job_that_is_not_due_does_not_lag(stage: Stage) -> None:
     queue = await stage.process(relays=False)
     await queue.enqueue([message(delay=timedelta(hours=1))])

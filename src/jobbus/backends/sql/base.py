@@ -263,8 +263,22 @@ class SqlQueue(SqlOutbox, ABC):
         if self._worker is None:
             async with self._registering:
                 if self._worker is None:
-                    self._worker = await self._run(_register, atomic=False)
+                    self._worker = await self._run(self._register, atomic=False)
         return self._worker
+
+    def _register(self) -> Program[int]:
+        me = ProcessIdentity.current()
+        rows = yield Call(
+            "register_worker",
+            {
+                "name": f"{self._kind}{me.name}",
+                "host": me.host,
+                "space": me.space,
+                "pid": me.pid,
+                "birth": me.birth,
+            },
+        )
+        return int(rows[0][0])
 
     # settling
 
@@ -375,15 +389,6 @@ class SqlQueue(SqlOutbox, ABC):
 
 def _until(next_ms: float | None) -> float:
     return LOOK_INTERVAL if next_ms is None else min(max(next_ms / 1000, 0.0), LOOK_INTERVAL)
-
-
-def _register() -> Program[int]:
-    me = ProcessIdentity.current()
-    rows = yield Call(
-        "register_worker",
-        {"name": me.name, "host": me.host, "space": me.space, "pid": me.pid, "birth": me.birth},
-    )
-    return int(rows[0][0])
 
 
 def _depth(queue: str) -> Program[QueueDepth]:
