@@ -31,6 +31,7 @@ def carrier(request: pytest.FixtureRequest) -> Iterator[BackgroundJobQueue]:
         yield queue
 
 
+@pytest.mark.services
 # The SDK of Service Bus leaves sockets to the garbage collector.
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 async def test_the_trace_context_reaches_the_first_attempt_and_the_next(

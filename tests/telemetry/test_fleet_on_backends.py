@@ -42,6 +42,7 @@ async def told(queue: BackgroundJobQueue) -> Told:
     return {one.instrument: dict(one.values) for one in fleet.readings() if one.values}
 
 
+@pytest.mark.services
 # The SDK of Service Bus leaves sockets to the garbage collector.
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 @pytest.mark.parametrize("broker", BARE)
@@ -57,6 +58,7 @@ def test_what_a_bare_broker_cannot_say_is_absent_and_not_zero(
     assert full[names.DEAD_LETTERS] == empty[names.DEAD_LETTERS] == {QUEUE: 1}
 
 
+@pytest.mark.services
 @pytest.mark.parametrize("carrier", [name for name in CARRIERS if name not in BARE])
 def test_where_jobs_are_remembered_depth_age_and_dead_letters_are_told(
     request: pytest.FixtureRequest, carrier: str
