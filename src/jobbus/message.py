@@ -229,6 +229,9 @@ class QueueDepth:
     dead: int | None = None
     oldest_age: timedelta | None = None
     """How long the oldest ready message has been ready; None when there is none."""
+    oldest_unsent: timedelta | None = None
+    """Behind a ledger: how long the oldest of those that are not with the broker yet has been
+    ready; zero when there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -229,6 +229,13 @@ class Outbox(Protocol):
         """From now on, jobs accepted here wait for a relay."""
         ...
 
+    def only_relay(self) -> None:
+        """This process hands jobs over and starts none: it does not count as a worker.
+
+        To be said before the first hand-over.
+        """
+        ...
+
     async def waiting_queues(self) -> Sequence[str]:
         """Names of the queues with jobs that may be handed over."""
         ...

@@ -41,6 +41,7 @@ def test_a_relay_by_hand_sends_what_may_run(run: Run) -> None:
     [listed] = run("queues", "ls", *ON).json["queues"]
     counts = {state: number for state, number in listed["counts"].items() if number}
     assert (listed["name"], counts) == ("default", {"queued": 1, "scheduled": 1})
+    assert run("workers", *ON).json["workers"] == [], "who only relays is no worker"
 
 
 def test_a_relay_needs_a_broker_and_a_ledger(run: Run) -> None:

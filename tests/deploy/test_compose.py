@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -14,11 +15,19 @@ from jobbus.settings import load_settings
 from tests.deploy.manifests import DEPLOY, TIERS, documents, environment_of
 
 COMPOSE = DEPLOY / "compose"
+BROKERS = TIERS[3:]
+LEDGER = "BACKGROUND_JOBS__LEDGER"
 
 
 def composed(tier: str) -> Any:
     (document,) = documents(COMPOSE / f"{tier}.yml")
     return document
+
+
+def given(tier: str) -> dict[str, str]:
+    """The environment of its worker."""
+    service = composed(tier)["services"]["worker"]
+    return {**environment_of(COMPOSE / service["env_file"]), **_filled(service["environment"])}
 
 
 @pytest.mark.parametrize("tier", TIERS)
@@ -40,12 +49,26 @@ def test_what_a_service_needs_is_there(tier: str) -> None:
 @pytest.mark.parametrize("tier", TIERS)
 def test_the_worker_is_configured_for_its_tier(tier: str, tmp_path: Path) -> None:
     service = composed(tier)["services"]["worker"]
-    given = {**environment_of(COMPOSE / service["env_file"]), **_filled(service["environment"])}
-    settings = load_settings(environ=given, directory=tmp_path)
+    settings = load_settings(environ=given(tier), directory=tmp_path)
     assert settings.provider == _provider(tier)
     assert settings.monitor.address == "0.0.0.0:9464"
     drain = settings.drain_timeout.total_seconds()
     assert float(service["stop_grace_period"].removesuffix("s")) > drain + 5
+
+
+@pytest.mark.parametrize("tier", BROKERS)
+def test_a_broker_has_a_ledger_whose_schema_is_there_before_its_workers(
+    tier: str, tmp_path: Path
+) -> None:
+    services = composed(tier)["services"]
+    ledger = load_settings(environ=given(tier), directory=tmp_path).ledger_settings
+    assert ledger is not None
+    assert ledger.provider == "postgres"
+    assert urlsplit(services["migrate"]["environment"][LEDGER]).hostname in services
+    assert "postgres" in services["worker"]["build"]["args"]["EXTRAS"].split(",")
+    assert services["worker"]["depends_on"]["migrate"] == {
+        "condition": "service_completed_successfully"
+    }
 
 
 @pytest.mark.parametrize("tier", TIERS)

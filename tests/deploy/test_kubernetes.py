@@ -22,11 +22,9 @@ VERSION: Final = "1.31"
 KEDA_TRIGGERS: Final = {
     "postgresql": {"query", "targetQueryValue", "activationTargetQueryValue"},
     "prometheus": {"serverAddress", "query", "threshold", "activationThreshold"},
-    "aws-sqs-queue": {"queueURL", "awsRegion", "queueLength", "activationQueueLength"},
-    "rabbitmq": {"protocol", "queueName", "mode", "value", "activationValue"},
-    "azure-servicebus": {"queueName", "messageCount", "activationMessageCount"},
 }
 """The fields of each scaler that are used here, of https://keda.sh/docs/latest/scalers/."""
+BROKERS: Final = TIERS[3:]
 HAND_BACK: Final = 5
 """Seconds that a worker needs beyond its drain to hand back what did not finish."""
 
@@ -136,6 +134,22 @@ def test_the_scaler_scales_the_worker_by_fields_that_it_knows(tier: str) -> None
         assert all(isinstance(text, str) for text in trigger["metadata"].values())
         named = trigger.get("authenticationRef", {}).get("name")
         assert named is None or named in known
+
+
+@pytest.mark.parametrize("tier", BROKERS)
+def test_no_worker_over_a_broker_starts_without_the_ledger(tier: str) -> None:
+    (container,) = worker(tier)["spec"]["template"]["spec"]["containers"]
+    (variable,) = container["env"]
+    wanted = variable["valueFrom"]["secretKeyRef"]
+    assert variable["name"] == wanted["key"] == "BACKGROUND_JOBS__LEDGER"
+    assert not wanted.get("optional", False)
+
+
+@pytest.mark.parametrize("tier", ["tier2-postgres", *BROKERS])
+def test_the_image_that_migrates_is_the_one_that_works(tier: str) -> None:
+    (job,) = of_kind(tier, "Job")
+    containers = [one["spec"]["template"]["spec"]["containers"] for one in (job, worker(tier))]
+    assert len({container["image"] for (container,) in containers}) == 1
 
 
 @pytest.mark.parametrize("tier", TIERS)

@@ -137,7 +137,7 @@ async def test_a_worker_cannot_change_the_schema(granted: Granted) -> None:
 
 
 async def test_metrics_count_and_read_no_payload(granted: Granted) -> None:
-    scaling = (DEPLOY / "kubernetes/overlays/tier2-postgres/scaling.yaml").read_text()
+    scaling = (DEPLOY / "kubernetes/components/postgres/scaling.yaml").read_text()
     found = re.search(r"query: (SELECT .*)", scaling)
     assert found is not None
     with psycopg.connect(granted.roles["metrics"], autocommit=True) as connection:
@@ -199,11 +199,17 @@ def redis_cli(tmp_path: Path) -> Iterator[Callable[..., str]]:
 
 def test_redis_gives_workers_their_keys_and_nothing_else(redis_cli: Callable[..., str]) -> None:
     worker = ("jobbus-worker", "REPLACE-WITH-A-LONG-PASSWORD")
-    assert redis_cli(*worker, "SET", "jobbus:x", "1") == "OK"
-    assert redis_cli(*worker, "EVAL", "return redis.call('GET', KEYS[1])", "1", "jobbus:x") == "1"
-    for words in (("GET", "other"), ("FLUSHALL",), ("KEYS", "*"), ("CONFIG", "SET", "save", "")):
-        assert "NOPERM" in redis_cli(*worker, *words)
-    assert "NOPERM" in redis_cli("jobbus-metrics", "REPLACE-WITH-ANOTHER-ONE", "GET", "jobbus:x")
+    key = "{jobbus}:x"
+    assert redis_cli(*worker, "SET", key, "1") == "OK"
+    assert redis_cli(*worker, "EVAL", "return redis.call('GET', KEYS[1])", "1", key) == "1"
+    for words in (
+        ("GET", "other"), ("SUBSCRIBE", "other"), ("SCAN", "0"), ("KEYS", "*"), ("FLUSHALL",),
+        ("CONFIG", "SET", "save", ""), ("SCRIPT", "FLUSH"), ("CLIENT", "KILL", "TYPE", "normal"),
+    ):  # fmt: skip
+        assert "NOPERM" in redis_cli(*worker, *words), words
+    beyond = redis_cli(*worker, "EVAL", "return redis.call('GET', 'other')", "0")
+    assert "can't access" in beyond or "NOPERM" in beyond
+    assert "NOPERM" in redis_cli("jobbus-metrics", "REPLACE-WITH-ANOTHER-ONE", "GET", key)
     assert "WRONGPASS" in redis_cli("default", "", "PING") or "NOAUTH" in redis_cli(
         "default", "x", "PING"
     )

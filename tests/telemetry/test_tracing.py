@@ -1,23 +1,24 @@
 """One trace from who enqueues to who runs, through the headers of the message, and its links.
 
-Each side is a process of its own with an in-memory exporter. A backend joins by its name in
-:data:`BACKENDS` and by what gives its address in :data:`ADDRESSES`.
+Each side is a process of its own with an in-memory exporter. What carries the jobs between them
+joins by its name in :data:`CARRIERS`. That every carrier keeps the headers is in ``test_carriers``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
+from tests.backends.rabbitmq_broker import delete_all, new_prefix
 from tests.services import fresh_database
 from tests.telemetry.programs import run
 
 pytestmark = pytest.mark.services
-BACKENDS: Final = ("postgres",)
 
 APPLICATION: Final = """
 import asyncio, json, sys
@@ -63,8 +64,9 @@ def told():
     ]
 
 async def main():
-    if bus.settings.provider == "postgres":
-        await bus.queue.migrate()
+    remembering = getattr(bus.queue, "ledger", bus.queue)
+    if hasattr(remembering, "migrate"):
+        await remembering.migrate()
     if sys.argv[1] == "service":
         await serve()
     else:
@@ -122,24 +124,46 @@ class Traces:
         ]
 
 
-@pytest.fixture(scope="module", params=BACKENDS)
-def traces(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Traces:
-    """Everything is enqueued by one process and run by another, once for each backend."""
-    folder = tmp_path_factory.mktemp("traces")
-    with ADDRESSES[request.param](request) as address:
-        sides = [
-            run(APPLICATION, folder, side, JOBBUS_BACKEND=address) for side in ("service", "worker")
-        ]
-    return Traces(*sides)
+Environment = dict[str, str]
+Carrier = Callable[[pytest.FixtureRequest], AbstractContextManager[Environment]]
 
 
-def _postgres(request: pytest.FixtureRequest) -> AbstractContextManager[str]:
-    return fresh_database(request.getfixturevalue("postgres_server"))
+@contextmanager
+def _postgres(request: pytest.FixtureRequest) -> Iterator[Environment]:
+    with fresh_database(request.getfixturevalue("postgres_server")) as url:
+        yield {"JOBBUS_BACKEND": url}
 
 
-ADDRESSES: Final[Mapping[str, Callable[[pytest.FixtureRequest], AbstractContextManager[str]]]] = {
-    "postgres": _postgres
+@contextmanager
+def _rabbitmq(request: pytest.FixtureRequest) -> Iterator[Environment]:
+    """By itself, remembering nothing."""
+    url, prefix = request.getfixturevalue("rabbitmq_server").url, new_prefix()
+    try:
+        yield {"JOBBUS_BACKEND": url, "BACKGROUND_JOBS__RABBITMQ__QUEUE_PREFIX": prefix}
+    finally:
+        asyncio.run(delete_all(url, prefix))
+
+
+@contextmanager
+def _rabbitmq_with_ledger(request: pytest.FixtureRequest) -> Iterator[Environment]:
+    with _rabbitmq(request) as broker, _postgres(request) as ledger:
+        yield {**broker, "BACKGROUND_JOBS__LEDGER": ledger["JOBBUS_BACKEND"]}
+
+
+CARRIERS: Final[Mapping[str, Carrier]] = {
+    "postgres": _postgres,
+    "rabbitmq": _rabbitmq,
+    "rabbitmq-with-ledger": _rabbitmq_with_ledger,
 }
+
+
+@pytest.fixture(scope="module", params=CARRIERS)
+def traces(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Traces:
+    """Everything is enqueued by one process and run by another, once for each carrier."""
+    folder = tmp_path_factory.mktemp("traces")
+    with CARRIERS[request.param](request) as environment:
+        sides = [run(APPLICATION, folder, side, **environment) for side in ("service", "worker")]
+    return Traces(*sides)
 
 
 def test_one_trace_leads_from_the_request_to_the_handler_in_another_process(

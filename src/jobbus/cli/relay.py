@@ -54,6 +54,7 @@ async def _relay(cli: Cli, window: int, *, once: bool) -> None:
                 why="only a broker with a ledger needs a relay",
                 fix="--backend amqp://... --ledger postgresql://..., or the settings of both",
             )
+        queue.ledger.only_relay()
         await bus.open()
         if once:
             sent, _ = await relay_once(queue, queue.relay(window=window))

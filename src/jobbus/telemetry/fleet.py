@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Final, Literal
 
 from jobbus.errors import BackendError
-from jobbus.message import QueueDepth
+from jobbus.message import NO_DELAY, QueueDepth
 from jobbus.queue import BackgroundJobQueue
 from jobbus.store import JobStore, WorkerRecord
 
@@ -25,11 +25,12 @@ _MAX_QUEUES: Final = 200
 """Queues that are measured; a fleet with more watches the others by its own means."""
 _OF_DEPTH: Final[Sequence[tuple[Instrument, Callable[[QueueDepth], float | None]]]] = (
     (names.QUEUE_DEPTH, lambda depth: depth.ready),
-    (names.OLDEST_AGE, lambda depth: _age(depth)),
+    (names.OLDEST_AGE, lambda depth: _seconds(depth.oldest_age)),
     (names.IN_FLIGHT, lambda depth: depth.leased),
     (names.DELAYED, lambda depth: depth.delayed),
     (names.BLOCKED, lambda depth: depth.blocked),
     (names.DEAD_LETTERS, lambda depth: depth.dead),
+    (names.RELAY_LAG, lambda depth: _seconds(depth.oldest_unsent)),
 )
 
 
@@ -79,7 +80,7 @@ class FleetWatch:
             return FleetSample()
         paused = await self._paused()
         known = list(dict.fromkeys([*self._queues, *paused]))[:_MAX_QUEUES]
-        depths = {name: await self._queue.get_queue_depth(name) for name in known}
+        depths = {name: await self._depth(name) for name in known}
         alive = None if workers is None else sum(worker.alive for worker in workers)
         return FleetSample(depths=depths, paused=paused, workers=alive)
 
@@ -95,6 +96,12 @@ class FleetWatch:
             yield Reading(instrument, values)
         yield Reading(names.QUEUE_PAUSED, {(name,): on for name, on in sample.paused.items()})
         yield Reading(names.WORKERS, {} if sample.workers is None else {(): sample.workers})
+
+    async def _depth(self, queue: str) -> QueueDepth:
+        depth = await self._queue.get_queue_depth(queue)
+        if self._store is not None and depth.ready == 0:
+            return replace(depth, oldest_age=NO_DELAY)
+        return depth  # without a ledger, no age can mean that the broker cannot say
 
     async def _paused(self) -> dict[str, bool]:
         if self._store is None:
@@ -116,7 +123,5 @@ def is_first(workers: Sequence[WorkerRecord]) -> bool:
     return (first.host, first.pid) == (socket.gethostname(), os.getpid())
 
 
-def _age(depth: QueueDepth) -> float | None:
-    if depth.oldest_age is not None:
-        return depth.oldest_age.total_seconds()
-    return 0.0 if depth.ready == 0 else None
+def _seconds(span: timedelta | None) -> float | None:
+    return None if span is None else span.total_seconds()

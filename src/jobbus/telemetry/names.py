@@ -153,8 +153,11 @@ IDEMPOTENCY: Final = _counter(
 SCHEDULE_LAG: Final = _gauge(
     "schedule_lag", "{second}", "How late the last run of a schedule was enqueued", "schedule"
 )
-RELAY_LAG: Final = _gauge(
-    "relay_lag", "{second}", "Age of the oldest job that is due and not yet handed to the broker"
+RELAY_LAG: Final = _fleet(
+    "relay_lag",
+    "{second}",
+    "How long the oldest job that is not handed to the broker yet could have run",
+    "queue",
 )
 
 INSTRUMENTS: Final = (

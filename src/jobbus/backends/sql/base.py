@@ -196,7 +196,12 @@ class SqlQueue(SqlOutbox, ABC):
         handed, oldest_ms = await self._with_broker(queue)
         ages = [depth.oldest_age, _age(oldest_ms)]
         oldest = max((age for age in ages if age is not None), default=None)
-        return replace(depth, ready=depth.ready + handed, oldest_age=oldest)
+        return replace(
+            depth,
+            ready=depth.ready + handed,
+            oldest_age=oldest,
+            oldest_unsent=depth.oldest_age or NO_DELAY,
+        )
 
     async def recover(self, *, expired_for: timedelta = timedelta(0)) -> int:
         due = await self._run(maintenance.look, write=False)
@@ -258,8 +263,22 @@ class SqlQueue(SqlOutbox, ABC):
         if self._worker is None:
             async with self._registering:
                 if self._worker is None:
-                    self._worker = await self._run(_register, atomic=False)
+                    self._worker = await self._run(self._register, atomic=False)
         return self._worker
+
+    def _register(self) -> Program[int]:
+        me = ProcessIdentity.current()
+        rows = yield Call(
+            "register_worker",
+            {
+                "name": f"{self._kind}{me.name}",
+                "host": me.host,
+                "space": me.space,
+                "pid": me.pid,
+                "birth": me.birth,
+            },
+        )
+        return int(rows[0][0])
 
     # settling
 
@@ -370,15 +389,6 @@ class SqlQueue(SqlOutbox, ABC):
 
 def _until(next_ms: float | None) -> float:
     return LOOK_INTERVAL if next_ms is None else min(max(next_ms / 1000, 0.0), LOOK_INTERVAL)
-
-
-def _register() -> Program[int]:
-    me = ProcessIdentity.current()
-    rows = yield Call(
-        "register_worker",
-        {"name": me.name, "host": me.host, "space": me.space, "pid": me.pid, "birth": me.birth},
-    )
-    return int(rows[0][0])
 
 
 def _depth(queue: str) -> Program[QueueDepth]:

@@ -7,6 +7,10 @@ import secrets
 import socket
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+RELAY: Final = "relay/"
+"""In front of the names of processes that are no workers; no host's name has a slash in it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from jobbus.store import (
 from . import claims, inspection, maintenance, steering
 from .callers import CallerSql
 from .idempotency import SqlIdempotencyStore
-from .identity import provably_dead
+from .identity import RELAY, provably_dead
 from .program import Call, Dialect, Many, Program, Scope
 from .rows import mended, progress_text
 from .statements import Naming
@@ -262,6 +262,7 @@ class SqlLedger(ABC):
                 alive=bool(recent) and not provably_dead(space, pid, birth),
             )
             for _, name, host, space, pid, birth, started, seen, running, recent in rows
+            if not name.startswith(RELAY)
         ]
 
     async def watch(self, *, lasting: timedelta) -> None:

@@ -16,6 +16,7 @@ from jobbus.message import DeadLetter, Delivery
 from jobbus.store import HandOver
 
 from . import claims, maintenance, relaying
+from .identity import RELAY
 from .ledger import SqlLedger
 from .moving import column
 from .news import News
@@ -35,6 +36,8 @@ class SqlOutbox(SqlLedger, ABC):
         super().__init__()
         self._news = News()
         self._claims = claims.ClaimBook()
+        self._kind = ""
+        """In front of the name under which this process is listed."""
 
     @abstractmethod
     async def _registered(self) -> int:
@@ -55,6 +58,9 @@ class SqlOutbox(SqlLedger, ABC):
 
     def await_relay(self) -> None:
         self._relayed = True
+
+    def only_relay(self) -> None:
+        self._kind = RELAY
 
     async def waiting_queues(self) -> Sequence[str]:
         return column(await self._run(lambda: _rows(Call("waiting_queues")), write=False))
