@@ -21,19 +21,27 @@ import pytest
 from jobbus.backends.postgres import PostgresQueue
 from jobbus.backends.sqlite import SqliteQueue
 from jobbus.job import JobState
+from jobbus.message import Abandonment, CountsAs
 from jobbus.queue import BackgroundJobQueue
+from jobbus.services.relay import relay_once
+from jobbus.store import JobStore
 from jobbus.testing import VirtualClock, VirtualTime
+from jobbus.testing.conformance.accounting import CrashCases
+from jobbus.testing.conformance.leases import LeaseCases
+from jobbus.testing.conformance.settling import SettlingCases
+from jobbus.testing.make import message
 from jobbus.tracked import TrackedQueue
 
 EVERY_LEDGER: Final = bool(os.environ.get("JOBBUS_TEST_EVERY_LEDGER"))
 """Whether the whole specification runs on every broker and ledger, which takes minutes."""
-
 QUEUES: Final = ("default", "mail", "video", "children", "elsewhere", "nowhere", "post")
-"""Every queue that the specification names, for brokers on which somebody has to make them."""
+"""Every queue that the specification names, for brokers on which somebody makes or deletes them."""
 
 
 @asynccontextmanager
-async def opened(broker: BackgroundJobQueue, ledger: BackgroundJobQueue) -> AsyncIterator[TrackedQueue]:
+async def opened(
+    broker: BackgroundJobQueue, ledger: BackgroundJobQueue
+) -> AsyncIterator[TrackedQueue]:
     """The two as one queue, open."""
     queue = TrackedQueue(broker, ledger)
     await queue.open()
@@ -41,6 +49,29 @@ async def opened(broker: BackgroundJobQueue, ledger: BackgroundJobQueue) -> Asyn
         yield queue
     finally:
         await queue.close()
+
+
+class BrokerCases(SettlingCases, LeaseCases, CrashCases):
+    """The part of the specification that a broker could spoil most: every day, on every broker."""
+
+    @pytest.fixture
+    def store(self, queue: BackgroundJobQueue) -> JobStore:
+        return self.store_of(queue)
+
+    async def test_a_ticket_that_was_handed_back_starts_its_job_as_the_first_attempt(
+        self, queue: TrackedQueue
+    ) -> None:
+        """As workers do with those of a paused queue. Some brokers count it."""
+        sent = message()
+        await queue.enqueue([sent])
+        await relay_once(queue, queue.relay(window=1))
+        [ticket] = await queue.broker.receive(
+            sent.queue, limit=1, wait=self.patience, lease=timedelta(seconds=60)
+        )
+        back = Abandonment(delivery=ticket, counts_as=CountsAs.RELEASE)
+        assert not await queue.broker.abandon([back])
+        held = await self.receive_one(queue)
+        assert (held.job_id, held.attempt) == (sent.job_id, 1)
 
 
 class WithSqliteLedger(VirtualTime):
@@ -70,7 +101,7 @@ class WithSqliteLedger(VirtualTime):
 
 
 class WithPostgresLedger:
-    """One database for all cases, emptied for each. The module imports ``empty_database``."""
+    """One database for all cases, emptied for each."""
 
     ready_state = JobState.CREATED
     silence = timedelta(milliseconds=30)

@@ -21,6 +21,11 @@ SENDING: Final = timedelta(seconds=30)
 """A relay that has not sent within that time is taken to have died."""
 TRAVELLING: Final = timedelta(minutes=2)
 """A message that has brought no worker its job within that time is taken to be lost."""
+_DELIVERIES: Final = 50
+"""How often a ticket may die with its worker: crashes of jobs are the ledger's to count.
+
+As many as RabbitMQ lets us ask for. A ticket that the broker sets aside is one that it lost.
+"""
 _DIGITS: Final = 10
 """Of a number of attempts, in a header that anybody may have written."""
 _COUNTED: Final = 5.0
@@ -135,6 +140,7 @@ def _ticket(message: Message, *, ranked: bool) -> Message:
         payload=b"{}",
         headers={TICKET: str(message.prior_attempts)},
         priority=message.priority if ranked else Priority.NORMAL,
+        max_crashes=_DELIVERIES,
     )
 
 
@@ -146,6 +152,8 @@ def as_sent(delivery: Delivery) -> Delivery:
     """
     named = delivery.message.headers.get(TICKET, "")
     if not (named.isdecimal() and named.isascii() and len(named) < _DIGITS):
+        return delivery
+    if int(named) == delivery.message.prior_attempts:
         return delivery
     return replace(delivery, message=replace(delivery.message, prior_attempts=int(named)))
 

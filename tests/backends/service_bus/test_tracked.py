@@ -19,6 +19,7 @@ from tests.emulators.servicebus import Emulator
 from tests.tracked.ledgers import (
     EVERY_LEDGER,
     QUEUES,
+    BrokerCases,
     WithPostgresLedger,
     WithSqliteLedger,
     opened,
@@ -58,6 +59,10 @@ async def queue(namespace: Namespace, ledger: BackgroundJobQueue) -> AsyncIterat
         yield queue
 
 
+class TestOnSqlite(WithSqliteLedger, BrokerCases):
+    """What hangs on the broker, too."""
+
+
 class TestEveryQueueCase(WithSqliteLedger, QueueConformance):
     """All that a queue promises."""
 
@@ -65,6 +70,18 @@ class TestEveryQueueCase(WithSqliteLedger, QueueConformance):
 
 
 class TestEveryStoreCase(WithSqliteLedger, StoreConformance):
+    """All that a ledger promises."""
+
+    __test__ = EVERY_LEDGER
+
+
+class TestEveryQueueCaseOnPostgres(WithPostgresLedger, QueueConformance):
+    """All that a queue promises."""
+
+    __test__ = EVERY_LEDGER
+
+
+class TestEveryStoreCaseOnPostgres(WithPostgresLedger, StoreConformance):
     """All that a ledger promises."""
 
     __test__ = EVERY_LEDGER

@@ -10,12 +10,15 @@ from jobbus.backends.aws_sqs import AwsSqsQueue
 from jobbus.backends.aws_sqs.client import BotoSession
 from jobbus.queue import BackgroundJobQueue
 from jobbus.testing import QueueConformance, StoreConformance
+from jobbus.testing.conformance.delivery import ReceiveCases
+from jobbus.testing.conformance.ordering import GroupCases
 from jobbus.tracked import TrackedQueue
 from tests.services import SqsServer, fresh_queues
 from tests.services.sqs import REGION
 from tests.tracked.ledgers import (
     EVERY_LEDGER,
     QUEUES,
+    BrokerCases,
     WithPostgresLedger,
     WithSqliteLedger,
     opened,
@@ -35,6 +38,10 @@ async def queue(
         )
         async with opened(broker, ledger) as queue:
             yield queue
+
+
+class TestOnSqlite(WithSqliteLedger, BrokerCases, ReceiveCases, GroupCases):
+    """What hangs on the broker, too."""
 
 
 class TestEveryQueueCase(WithSqliteLedger, QueueConformance):
