@@ -1,4 +1,4 @@
-"""Takes messages from one queue through a long-lived consumer, and acknowledges them.
+"""Takes messages from one queue through long-lived consumers, and acknowledges them.
 
 The window, AMQP's prefetch, is what is held and asked for (RM-12): it grows with what ``take`` is
 asked, and what nobody takes goes back.
@@ -41,7 +41,7 @@ class Receipt:
 
 
 class Consumer:
-    """One queue's consumer on a channel of its own. Once it is not :attr:`alive`, for good."""
+    """What consumes one queue, on a channel of its own. Once it is not :attr:`alive`, for good."""
 
     def __init__(self, link: Link, name: str, queue: str) -> None:
         self.name = name
@@ -52,7 +52,7 @@ class Consumer:
         self._buffer: deque[tuple[float, DeliveredMessage]] = deque()
         self._arrived = asyncio.Event()
         self._window = 0
-        self._consumer_tag: str | None = None
+        self._consumer_tags: list[str] = []
         self._held = 0
         self._wanted = 0
         self._changing = asyncio.Lock()
@@ -166,16 +166,17 @@ class Consumer:
         async with self._changing:
             if wanted <= self._window:
                 return
-            # A window is a consumer's for life. Larger steps make for fewer of them.
+            # A consumer's window is its own for life. Another one is opened beside it, since what
+            # is on its way to one that is cancelled goes back, and counts as a delivery that
+            # nobody settled: as a crash. Larger steps make for fewer of them.
             window = min(max(wanted, self._window * 5 // 4), _WIDEST)
-            await self._cancel()
             with self._link.translated(f"receiving from {self._queue}"):
                 channel = self._open_channel()
-                await channel.basic_qos(prefetch_count=window, timeout=CALL_SECONDS)
+                await channel.basic_qos(prefetch_count=window - self._window, timeout=CALL_SECONDS)
                 consuming = await channel.basic_consume(
                     self._queue, self._arrive, timeout=CALL_SECONDS
                 )
-            self._consumer_tag = consuming.consumer_tag
+            self._consumer_tags.append(str(consuming.consumer_tag))
             self._window = window
 
     async def _stop_consuming(self) -> None:
@@ -183,9 +184,9 @@ class Consumer:
             await self._cancel()
 
     async def _cancel(self) -> None:
-        if self._consumer_tag is not None:
-            tag, self._consumer_tag, self._window = self._consumer_tag, None, 0
-            with self._link.translated(f"pausing the consumer of {self._queue}"):
+        tags, self._consumer_tags, self._window = self._consumer_tags, [], 0
+        with self._link.translated(f"pausing the consumers of {self._queue}"):
+            for tag in tags:
                 await self._open_channel().basic_cancel(tag, timeout=CALL_SECONDS)
 
     async def _look(self) -> None:
