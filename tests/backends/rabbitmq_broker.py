@@ -51,11 +51,11 @@ async def empty(url: str, prefix: str) -> None:
                 await channel.queue_purge(topology.level(number))
 
 
-async def delete_all(url: str, prefix: str) -> None:
-    """Leave nothing under the prefix."""
+async def delete_all(url: str, prefix: str, names: Sequence[str] = QUEUES) -> None:
+    """Leave nothing under the prefix, where there were these queues."""
     topology = Topology(prefix)
     async with channel_to(url) as channel:
-        await _delete_queues(channel, topology, QUEUES)
+        await _delete_queues(channel, topology, names)
         for number in range(LEVELS):
             await channel.queue_delete(topology.level(number))
             await channel.exchange_delete(topology.level(number))

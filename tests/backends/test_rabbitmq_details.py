@@ -312,6 +312,28 @@ async def test_completing_later_ones_first_leaves_the_earlier_ones_held(
     await twin.close()
 
 
+async def test_receiving_more_at_once_is_no_crash_of_what_is_on_its_way(
+    queue: RabbitMqQueue,
+) -> None:
+    """RM-12: the window grows under way; to cancel a consumer counts against what it brings."""
+    sent = messages(60)
+    twin = queue.separate()
+    await twin.open()
+
+    async def send() -> None:
+        for each in sent:
+            await twin.enqueue([each])
+
+    sending = asyncio.create_task(send())
+    held: list[Delivery] = []
+    while len(held) < len(sent):
+        for came in await asyncio.gather(*(receive(queue, 1, wait=SOON) for _ in range(5))):
+            held += came
+    await sending
+    await twin.close()
+    assert {(each.attempt, each.crashes) for each in held} == {(1, 0)}
+
+
 async def test_a_receive_without_wait_finds_what_is_there(queue: RabbitMqQueue) -> None:
     """So that a burst, which ends when there is nothing, ends at the right time."""
     await queue.enqueue([message()])

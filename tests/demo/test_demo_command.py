@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
@@ -16,10 +17,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.services import RedisServer, own_prefix
+from tests.backends.rabbitmq_broker import delete_all, new_prefix
+from tests.emulators.servicebus import Emulator
+from tests.services import RabbitMqServer, RedisServer, SqsServer, fresh_queues, own_prefix
+from tests.services.sqs import CREDENTIALS, REGION
 
 PATIENCE = 120
 EMPTY: Mapping[str, str] = {}
+QUEUES = ("default", "library")
+"""Those that the demo uses, and that somebody makes or deletes at a broker."""
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +133,61 @@ def test_the_report_is_the_same_on_redis(
         done = run_demo(library, tmp_path / "output", ["--backend", owned_redis.url], variables)
     assert done.returncode == 0, done.stderr
     assert_same_report(tmp_path / "output", undisturbed)
+
+
+def on_broker(backend: str, folder: Path) -> list[str]:
+    """The options for a broker, with a ledger in the folder."""
+    return ["--backend", backend, "--ledger", f"sqlite:///{folder / 'ledger.db'}"]
+
+
+def test_the_report_is_the_same_on_rabbitmq(
+    library: Path, undisturbed: Path, tmp_path: Path, rabbitmq_server: RabbitMqServer
+) -> None:
+    prefix = new_prefix()
+    variables = {"BACKGROUND_JOBS__RABBITMQ__QUEUE_PREFIX": prefix}
+    options = on_broker(rabbitmq_server.url, tmp_path)
+    try:
+        done = run_demo(library, tmp_path / "output", options, variables)
+    finally:
+        asyncio.run(delete_all(rabbitmq_server.url, prefix, QUEUES))
+    assert done.returncode == 0, done.stderr
+    assert_same_report(tmp_path / "output", undisturbed)
+
+
+def test_the_report_is_the_same_on_sqs(
+    library: Path, undisturbed: Path, tmp_path: Path, sqs_server: SqsServer
+) -> None:
+    with fresh_queues(sqs_server, QUEUES) as urls:
+        variables = {
+            **CREDENTIALS,
+            "AWS_REGION": REGION,
+            "BACKGROUND_JOBS__AWSSQS__QUEUEURL": urls["default"],
+            "BACKGROUND_JOBS__AWSSQS__DEADLETTERQUEUEURL": urls["dlq"],
+        }
+        done = run_demo(library, tmp_path / "output", on_broker("AwsSqs", tmp_path), variables)
+    assert done.returncode == 0, done.stderr
+    assert_same_report(tmp_path / "output", undisturbed)
+
+
+def test_the_report_is_the_same_on_service_bus_and_no_key_is_shown(
+    library: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    with Emulator() as emulator:
+        for name in QUEUES:
+            emulator.create_queue(name, max_delivery_count=100)
+        options = on_broker(emulator.connection_string, tmp_path)
+        done = run_demo(library, tmp_path / "output", options)
+    assert done.returncode == 0, done.stderr
+    assert_same_report(tmp_path / "output", undisturbed)
+    assert "SharedAccessKey" not in done.stdout + done.stderr
+
+
+def test_a_broker_that_remembers_nothing_is_told_to_take_a_ledger(
+    library: Path, tmp_path: Path
+) -> None:
+    done = run_demo(library, tmp_path / "output", ["--backend", "amqp://guest@127.0.0.1:1/"])
+    assert done.returncode == 2
+    assert "--ledger sqlite:///jobs.db" in done.stderr
 
 
 @pytest.mark.crash

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import timedelta
-from pathlib import Path
-from typing import Any
 
-import psycopg
 import pytest
 
 from jobbus.backends.memory import MemoryQueue
 from jobbus.backends.postgres import PostgresQueue
 from jobbus.backends.sqlite import SqliteQueue
-from jobbus.job import JobState
-from jobbus.queue import BackgroundJobQueue
 from jobbus.testing import QueueConformance, StoreConformance, VirtualClock, VirtualTime
 from jobbus.testing.broker import BareBroker, Weather
 from jobbus.tracked import TrackedQueue
 from tests.backends.conftest import bystander, empty_database, migrated_database
+from tests.tracked.ledgers import WithPostgresLedger, WithSqliteLedger, opened
 
 __all__ = ["bystander", "empty_database", "migrated_database"]
 
@@ -30,34 +23,16 @@ def bad_weather() -> Weather:
     return Weather(twice=True, shuffled=True)
 
 
-class OnSqliteLedger(VirtualTime):
-    """A fresh file and a fresh broker for every case."""
+class OnSqliteLedger(WithSqliteLedger):
+    """A fresh file and a fresh broker for every case, on one clock."""
 
-    ready_state = JobState.CREATED
-    path: Path
+    silence = timedelta(milliseconds=10)
 
     @pytest.fixture
-    async def queue(self, tmp_path: Path) -> AsyncIterator[TrackedQueue]:
-        self.path = tmp_path / "jobs.db"
-        self.clock = VirtualClock()
-        ledger = SqliteQueue(self.path, clock=self.clock, synchronous="NORMAL")
+    async def queue(self, ledger: SqliteQueue) -> AsyncIterator[TrackedQueue]:
         broker = BareBroker(MemoryQueue(clock=self.clock), bad_weather())
-        queue = TrackedQueue(broker, ledger)
-        await queue.open()
-        yield queue
-        await queue.close()
-
-    @asynccontextmanager
-    async def transaction(self, queue: BackgroundJobQueue) -> AsyncIterator[Any]:
-        connection = await asyncio.to_thread(
-            sqlite3.connect, self.path, isolation_level=None, check_same_thread=False
-        )
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            yield connection
-            connection.execute("COMMIT")
-        finally:
-            connection.close()
+        async with opened(broker, ledger) as queue:
+            yield queue
 
 
 class TestQueueOnSqliteLedger(OnSqliteLedger, QueueConformance):
@@ -68,28 +43,15 @@ class TestStoreOnSqliteLedger(OnSqliteLedger, StoreConformance):
     """And a ledger."""
 
 
-class OnPostgresLedger:
-    """One database for all cases, emptied for each."""
+class OnPostgresLedger(WithPostgresLedger):
+    """A fresh broker for every case."""
 
-    ready_state = JobState.CREATED
     silence = timedelta(milliseconds=10)
-    short_delay = timedelta(milliseconds=100)
-    url: str
 
     @pytest.fixture
-    async def queue(self, empty_database: str) -> AsyncIterator[TrackedQueue]:
-        self.url = empty_database
-        queue = TrackedQueue(
-            BareBroker(MemoryQueue(), bad_weather()), PostgresQueue(empty_database)
-        )
-        await queue.open()
-        yield queue
-        await queue.close()
-
-    @asynccontextmanager
-    async def transaction(self, queue: BackgroundJobQueue) -> AsyncIterator[Any]:
-        async with await psycopg.AsyncConnection.connect(self.url) as connection:
-            yield connection
+    async def queue(self, ledger: PostgresQueue) -> AsyncIterator[TrackedQueue]:
+        async with opened(BareBroker(MemoryQueue(), bad_weather()), ledger) as queue:
+            yield queue
 
 
 class TestQueueOnPostgresLedger(OnPostgresLedger, QueueConformance):

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from jobbus.cli.failures import BadUsage
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -72,13 +74,15 @@ class Wish:
     limit_bytes: int
     concurrency: int
     plain: bool
-    address: str
+    store: str
+    """The address under which other commands find the jobs."""
 
 
 def demo(
     paths: Sequence[Path],
     *,
     backend: str | None,
+    ledger: str | None,
     output: Path,
     limit_bytes: int,
     concurrency: int,
@@ -94,10 +98,18 @@ def demo(
     from jobbus.settings import load_settings
 
     address = backend or f"sqlite:///{output / 'jobs.db'}"
-    jobs.bus.use(load_settings({"backend": address}))
+    settings = load_settings({"backend": address, "ledger": ledger})
+    jobs.bus.use(settings)
+    if not jobs.bus.queue.capabilities.ledger:
+        raise BadUsage(
+            "the demo cannot run here",
+            why=f"{settings.provider} by itself remembers no jobs, and the report is made of them",
+            fix="give it a ledger: --ledger sqlite:///jobs.db",
+        )
     roots = [path.resolve() for path in paths] or default_roots()
     roots.append(samples.write_samples(output / "samples", limit_bytes=limit_bytes))
-    wish = Wish(roots, output, limit_bytes, concurrency, plain, address)
+    # A broker's address is not repeated: it may hold a password, and the jobs are in the ledger.
+    wish = Wish(roots, output, limit_bytes, concurrency, plain, settings.ledger or address)
     return asyncio.run(_run(jobs, wish))
 
 
@@ -135,14 +147,14 @@ async def _run(jobs: Any, wish: Wish) -> int:
         finally:
             worker.stop()
             await asyncio.gather(working, return_exceptions=True)
-        return await _summary(bus, scan_id, last, tally, wish.address)
+        return await _summary(bus, scan_id, last, tally, wish.store)
 
 
 async def _bring_schema_up(bus: JobBus) -> None:
     """SQLite does this when it opens; elsewhere it is asked for, and the demo asks."""
-    if bus.settings.provider == "postgres":
-        queue: Any = bus.queue
-        await queue.migrate()
+    if (bus.settings.ledger_settings or bus.settings).provider == "postgres":
+        store: Any = getattr(bus.queue, "ledger", bus.queue)
+        await store.migrate()
 
 
 def _stop_on_signals(worker: Worker) -> None:
@@ -243,7 +255,7 @@ def _line(stats: dict[str, int], tally: Tally) -> str:
     )
 
 
-async def _summary(bus: JobBus, scan_id: str, last: Job | None, tally: Tally, address: str) -> int:
+async def _summary(bus: JobBus, scan_id: str, last: Job | None, tally: Tally, store: str) -> int:
     import json
 
     from jobbus.job import DEAD, JobState
@@ -269,7 +281,7 @@ async def _summary(bus: JobBus, scan_id: str, last: Job | None, tally: Tally, ad
             problem = job.problem
             told = f"{problem.kind}: {problem.message}" if problem else job.state.value
             print(f"  {job.id}  {json.loads(job.payload)['path']}\n      {told}")
-        program, option = _program(), f" --backend {address}"
+        program, option = _program(), f" --backend {store}"
         print(f"\n  look at one    {program} jobs show {dead[0].id}{option}")
         print(f"  try it again   {program} dlq redrive {dead[0].id}{option}")
     print(f"\nreport   {result['json']}\n         {result['csv']}")

@@ -32,7 +32,7 @@ Concurrency = Annotated[
 Plain = Annotated[bool, typer.Option("--plain", help="Lines instead of a live view")]
 
 
-@command("backend", "debug")
+@command("backend", "ledger", "debug")
 def run_demo(
     cli: Cli,
     paths: Paths = None,
@@ -53,6 +53,7 @@ def run_demo(
     return demo(
         paths or [],
         backend=cli.shared.backend,
+        ledger=cli.shared.ledger,
         output=output,
         limit_bytes=limit_bytes,
         concurrency=concurrency,

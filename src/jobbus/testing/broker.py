@@ -54,6 +54,8 @@ class Weather:
     """So many messages are accepted and never seen again."""
     deaf: bool = False
     """Nothing that is told about a delivery arrives: settled messages come again."""
+    counting: bool = False
+    """What was delivered and not settled counts as an attempt of its job."""
     refused: int = 0
     """Calls that failed because it was down."""
     chance: random.Random = field(default_factory=lambda: random.Random(7))
@@ -124,7 +126,7 @@ class BareBroker:
             raise Unsupported(f"this broker leases for {CAPABILITIES.max_lease} at most")
         size = min(limit, CAPABILITIES.max_batch or limit)
         held = await self._inner.receive(queue, limit=size, wait=wait, lease=lease)
-        return [_delivered(one) for one in held]
+        return [_delivered(one, counting=self.weather.counting) for one in held]
 
     async def complete(
         self, done: Sequence[Completion], *, connection: Any | None = None
@@ -167,12 +169,13 @@ class BareBroker:
             raise BackendUnavailable("the broker is down")
 
 
-def _delivered(inner: Delivery) -> Delivery:
+def _delivered(inner: Delivery, *, counting: bool) -> Delivery:
     facts = inner.message.metadata["facts"]
+    unsettled = inner.attempt - 1 if counting else 0
     message = replace(
         inner.message,
         job_id=facts[_ID],
-        prior_attempts=facts[_PRIOR],
+        prior_attempts=facts[_PRIOR] + unsettled,
         max_crashes=facts[_CRASHES],
         metadata=inner.message.metadata["own"],
         priority=Priority.NORMAL,

@@ -32,7 +32,7 @@ from jobbus.message import (
 from jobbus.queue import BackgroundJobQueue
 from jobbus.store import JobStore, Outbox
 
-from .relay import TICKET, Relay
+from .relay import TICKET, Relay, as_sent
 from .store import LedgerVerbs, Receipt, TrackingStore, in_ledger
 
 log = logging.getLogger("jobbus.tracked")
@@ -191,10 +191,11 @@ class TrackedQueue(LedgerVerbs):
                 if not more:
                     break
                 messages += more
-        jobs = await self.ledger.start(messages, queue=queue, lease=lease)
+        tickets = [as_sent(message) for message in messages]
+        jobs = await self.ledger.start(tickets, queue=queue, lease=lease)
         first: dict[tuple[str, int], Delivery] = {}
-        for message in messages:
-            first.setdefault((message.job_id, message.message.prior_attempts), message)
+        for ticket, message in zip(tickets, messages, strict=True):
+            first.setdefault((ticket.job_id, ticket.message.prior_attempts), message)
         started = [
             replace(job, receipt=Receipt(job, first[job.job_id, job.attempt - 1])) for job in jobs
         ]

@@ -11,16 +11,23 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
 
-from jobbus.message import Message, Priority
+from jobbus.message import Delivery, Message, Priority
 from jobbus.queue import BackgroundJobQueue
 from jobbus.store import HandOver, Outbox
 
 TICKET: Final = "jobbus-ticket"
-"""The header of messages that only name a job of the ledger."""
+"""The header of messages that only name a job of the ledger, and the attempts before this one."""
 SENDING: Final = timedelta(seconds=30)
 """A relay that has not sent within that time is taken to have died."""
 TRAVELLING: Final = timedelta(minutes=2)
 """A message that has brought no worker its job within that time is taken to be lost."""
+_DELIVERIES: Final = 50
+"""How often a ticket may die with its worker: crashes of jobs are the ledger's to count.
+
+As many as RabbitMQ lets us ask for. A ticket that the broker sets aside is one that it lost.
+"""
+_DIGITS: Final = 10
+"""Of a number of attempts, in a header that anybody may have written."""
 _COUNTED: Final = 5.0
 """Seconds for which a message that a waiting worker does not get still counts as on its way."""
 
@@ -131,9 +138,24 @@ def _ticket(message: Message, *, ranked: bool) -> Message:
     return replace(
         message,
         payload=b"{}",
-        headers={TICKET: "1"},
+        headers={TICKET: str(message.prior_attempts)},
         priority=message.priority if ranked else Priority.NORMAL,
+        max_crashes=_DELIVERIES,
     )
+
+
+def as_sent(delivery: Delivery) -> Delivery:
+    """The delivery of a ticket, for the attempt that the ledger sent it for.
+
+    A broker counts what it delivers: a ticket whose worker died before the job started comes again
+    as a later attempt, though the job has had none.
+    """
+    named = delivery.message.headers.get(TICKET, "")
+    if not (named.isdecimal() and named.isascii() and len(named) < _DIGITS):
+        return delivery
+    if int(named) == delivery.message.prior_attempts:
+        return delivery
+    return replace(delivery, message=replace(delivery.message, prior_attempts=int(named)))
 
 
 def _ids(messages: Sequence[Message]) -> list[str]:

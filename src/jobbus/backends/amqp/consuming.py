@@ -1,4 +1,4 @@
-"""Takes messages from one queue through a long-lived consumer, and acknowledges them.
+"""Takes messages from one queue through long-lived consumers, and acknowledges them.
 
 The window, AMQP's prefetch, is what is held and asked for (RM-12): it grows with what ``take`` is
 asked, and what nobody takes goes back.
@@ -41,7 +41,7 @@ class Receipt:
 
 
 class Consumer:
-    """One queue's consumer on a channel of its own. Once it is not :attr:`alive`, for good."""
+    """What consumes one queue, on a channel of its own. Once it is not :attr:`alive`, for good."""
 
     def __init__(self, link: Link, name: str, queue: str) -> None:
         self.name = name
