@@ -111,6 +111,10 @@ class Connections:
             name="jobbus",
         )
         await pool.open()
+        # Who asks before its first connection is there makes it open a second one besides. A loop
+        # that ends meanwhile could not cancel that: connecting, the pool swallows it.
+        with translated("fill the connection pool"):
+            await pool.wait(self._statement_seconds)
         self._pool = pool
 
     async def close(self) -> None:
