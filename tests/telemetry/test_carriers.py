@@ -60,5 +60,5 @@ async def test_a_ticket_leaves_the_trace_context_in_the_ledger(tmp_path: Path) -
     delivery = await taken(queue)
     await queue.close()
     [ticket] = weather.accepted
-    assert dict(ticket.headers) == {TICKET: "1"}
+    assert dict(ticket.headers) == {TICKET: "0"}
     assert dict(delivery.message.headers) == TRACED
