@@ -13,7 +13,9 @@ import pytest
 
 from jobbus.backends.sqlite import SqliteQueue
 from jobbus.queue import BackgroundJobQueue
+from jobbus.store import JobFilter
 from jobbus.testing import QueueConformance, StoreConformance, VirtualClock, VirtualTime
+from jobbus.testing.make import message
 
 
 class OnSqlite(VirtualTime):
@@ -50,3 +52,13 @@ class TestSqliteQueue(OnSqlite, QueueConformance):
 
 class TestSqliteStore(OnSqlite, StoreConformance):
     """And a ledger."""
+
+
+async def test_many_may_open_a_new_file_at_the_same_time(tmp_path: Path) -> None:
+    """SQLite's switch to the write-ahead log is refused at once to all but one of them."""
+    for number in range(20):
+        queues = [SqliteQueue(tmp_path / f"{number}.db") for _ in range(8)]
+        await asyncio.gather(*(queue.open() for queue in queues))
+        await queues[0].enqueue([message()])
+        assert [await queue.count(JobFilter()) for queue in queues] == [1] * len(queues)
+        await asyncio.gather(*(queue.close() for queue in queues))

@@ -300,6 +300,23 @@ class SqliteEngine:
     def _run(self, connection: sqlite3.Connection, statement: Statement) -> Rows:
         return run_statement(connection, statement, self._sql, to_milliseconds(self.clock()))
 
+    def _write_ahead(self, connection: sqlite3.Connection) -> None:
+        """Switch to the write-ahead log.
+
+        Where several open a new file at once, SQLite refuses all but one of them without waiting:
+        each holds a read lock that the switch needs gone, so its busy handler is not asked.
+        """
+        until = time.monotonic() + self._busy_timeout.total_seconds()
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                    raise
+                time.sleep(_GLANCE)
+            else:
+                return
+
     def _connect(self) -> sqlite3.Connection:
         if sqlite3.sqlite_version_info < (3, 35):
             raise ConfigurationError(
@@ -315,7 +332,7 @@ class SqliteEngine:
                 cached_statements=256,
             )
             if not self.in_memory:
-                connection.execute("PRAGMA journal_mode = WAL")
+                self._write_ahead(connection)
                 connection.execute(f"PRAGMA synchronous = {self._synchronous}")
             return connection
         except sqlite3.Error as error:
