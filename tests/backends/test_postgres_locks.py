@@ -40,7 +40,7 @@ async def test_a_completion_that_waited_for_a_refusal_is_told_after_it(
             empty_database, autocommit=True
         ) as looking:
             async with asyncio.timeout(30):
-                while (await (await looking.execute(WAITING)).fetchone()) == (0,):  # noqa: ASYNC110
+                while (await (await looking.execute(WAITING)).fetchone()) == (0,):  # noqa: ASYNC110  # no event tells
                     await asyncio.sleep(0.01)
         await refusing.execute(REFUSED, [sent.job_id])
         await refusing.commit()

@@ -158,7 +158,7 @@ class RedisIdempotencyStore:
             async with self._opened.pipeline(transaction=False) as pipeline:
                 for key in keys:
                     # Not awaited: execute() sends them all.
-                    pipeline.hmget(self._name(key), _FIELDS)  # type: ignore[unused-awaitable]
+                    pipeline.hmget(self._name(key), _FIELDS)  # type: ignore[unused-awaitable]  # queued
                 return [_record(row) for row in await pipeline.execute()]
 
     async def reopen(self, keys: Sequence[str]) -> None:

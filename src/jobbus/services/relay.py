@@ -42,7 +42,7 @@ async def keep_relaying(queue: TrackedQueue, *, window: int = WINDOW) -> None:
             try:
                 sent, outstanding = await relay_once(queue, relay)
             except BackendError as error:
-                pause = min(_PAUSE_CAP, 0.5 * 2.0 ** min(failures, 10)) * random.uniform(0.5, 1.0)  # noqa: S311
+                pause = min(_PAUSE_CAP, 0.5 * 2.0 ** min(failures, 10)) * random.uniform(0.5, 1.0)  # noqa: S311  # jitter
                 failures += 1
                 log.warning("relaying failed, trying again in %.1f s: %s", pause, error)
                 await asyncio.sleep(pause)

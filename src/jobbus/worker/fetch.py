@@ -111,7 +111,7 @@ class Fetcher:
                 failures = 0
             except BackendError as error:
                 failures += 1
-                pause = min(30.0, 0.5 * 2.0 ** min(failures, 10)) * random.uniform(0.5, 1.0)  # noqa: S311
+                pause = min(30.0, 0.5 * 2.0 ** min(failures, 10)) * random.uniform(0.5, 1.0)  # noqa: S311  # jitter
                 log.warning("receiving failed, trying again in %.1f s: %s", pause, error)
                 await asyncio.sleep(pause)
 
