@@ -16,7 +16,6 @@ from tests.crash.place import Place, point
 
 LEASE: Final = 1.5
 """Seconds."""
-_TRIES: Final = 4
 Stage = Callable[[Place, str], Awaitable[set[str]]]
 """Plays a scene in which workers have the bug of this name; says which invariants were broken."""
 
@@ -35,27 +34,21 @@ async def blocked_loop(place: Place, planted: str) -> set[str]:
 
 
 async def late_transaction(place: Place, planted: str) -> set[str]:
-    """A worker is frozen just before it completes its job in a transaction of the handler's.
-
-    Waking up, its heartbeat may be the faster one and end the job: then there is another try.
-    """
+    """A worker is frozen just before it completes its job in a transaction of the handler's."""
     async with place.bus() as bus:
-        for number in range(1, _TRIES + 1):
-            await bus.enqueue("transactional")
-            frozen = place.start(
-                "frozen",
-                point=point("complete_in:before", with_signal=signal.SIGSTOP),
-                lease=LEASE,
-                planted=planted,
-            )
-            await place.seen("stopping", number=number)
-            await place.work_off(bus)
-            frozen.resume()
-            frozen.terminate()
-            assert await frozen.ended() == 0, frozen.log
-            if broken := await _broken(place, bus):
-                return broken
-        return set()
+        await bus.enqueue("transactional")
+        frozen = place.start(
+            "frozen",
+            point=point("complete_in:before", with_signal=signal.SIGSTOP),
+            lease=LEASE,
+            planted=planted,
+        )
+        await place.seen("stopping")
+        await place.work_off(bus)
+        frozen.resume()
+        frozen.terminate()
+        assert await frozen.ended() == 0, frozen.log
+        return await _broken(place, bus)
 
 
 STAGES: Final[Mapping[str, Stage]] = {
