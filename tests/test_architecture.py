@@ -20,7 +20,7 @@ LONGEST_FUNCTION: Final = 60
 
 LAYERS: Final = (
     {"errors", "message", "job", "ids", "connections"},
-    {"idempotency", "queue", "store"},
+    {"idempotency", "movable", "queue", "store"},
     {
         "annotations", "codec", "context", "handlers", "job_type", "middleware", "options",
         "processor", "requirements", "retry", "settings", "signature", "telemetry", "tracked",

@@ -157,6 +157,8 @@ class EventType(StrEnum):
     FENCED = "fenced"
     """A worker that had lost its lease tried to settle the job, and was refused."""
     REDRIVEN = "redriven"
+    MOVED = "moved"
+    """Came from another backend, as the reason says; what was waiting waits on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,6 +199,8 @@ TRANSITIONS: Final[Mapping[EventType, Mapping[JobState, frozenset[JobState]]]] =
     EventType.EXPIRED: {_S.EXPIRED: _WAITING | _RUNNING},
     EventType.CANCEL_REQUESTED: {_S.RUNNING: _RUNNING},
     EventType.REDRIVEN: {_S.QUEUED: TERMINAL - {_S.COMPLETED}},
+    EventType.MOVED: {state: _WAITING for state in _WAITING}
+    | {state: frozenset({state}) for state in TERMINAL},
 }
 """The one transition table: event -> state it leads to -> states it applies in.
 

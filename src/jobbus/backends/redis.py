@@ -35,7 +35,8 @@ from .redis_store.connection import Argument
 from .redis_store.ledger import RedisLedger, dead_workers, held_by, identity_text, queue_name, steps
 from .redis_store.options import RedisOptions
 from .redis_store.records import deliveries_from, enqueue_arguments, lasting
-from .sql.base import LOOK_INTERVAL, check_message
+from .sql.base import LOOK_INTERVAL
+from .sql.checks import check_message
 from .sql.claims import ClaimBook
 from .sql.identity import ProcessIdentity
 from .sql.news import News

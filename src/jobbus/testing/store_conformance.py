@@ -15,6 +15,7 @@ from jobbus.testing.conformance.dependencies import DependencyCases
 from jobbus.testing.conformance.finding import FindCases
 from jobbus.testing.conformance.history import EventCases, HistoryCases, ProgressCases
 from jobbus.testing.conformance.ledger import LedgerCases
+from jobbus.testing.conformance.moving import MoveCases
 from jobbus.testing.conformance.operators import OperatorCases
 from jobbus.testing.conformance.redriving import RedriveCases
 from jobbus.testing.conformance.texts import TextCases
@@ -34,6 +35,7 @@ class StoreConformance(
     ProgressCases,
     EventCases,
     OperatorCases,
+    MoveCases,
     TextCases,
 ):
     """Everything that a :class:`~jobbus.store.JobStore` promises, as sentences."""

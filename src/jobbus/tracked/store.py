@@ -10,6 +10,7 @@ from typing import Protocol
 from jobbus.idempotency.store import IdempotencyStore, KeepsKeys
 from jobbus.job import TERMINAL, Job, JobEvent, JobState, Progress
 from jobbus.message import Delivery
+from jobbus.movable import Departure, JobRecord, Movable, TakenOut
 from jobbus.queue import BackgroundJobQueue
 from jobbus.store import (
     CancelOutcome,
@@ -23,8 +24,8 @@ from jobbus.store import (
 )
 
 
-class TrackingStore(BackgroundJobQueue, JobStore, Outbox, KeepsKeys, Protocol):
-    """What can be the ledger of a broker: a backend with a ledger, an outbox, and room for keys."""
+class TrackingStore(BackgroundJobQueue, JobStore, Outbox, Movable, KeepsKeys, Protocol):
+    """What can be the ledger of a broker: jobs, an outbox, a way out and in, room for keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ def in_ledger(delivery: Delivery) -> Delivery:
 
 
 class LedgerVerbs:
-    """Passes every verb of :class:`~jobbus.store.JobStore` on to ``ledger``."""
+    """Passes every verb of JobStore and Movable on to ``ledger``."""
 
     def __init__(self, ledger: TrackingStore) -> None:
         self.ledger = ledger
@@ -134,3 +135,25 @@ class LedgerVerbs:
 
     async def events(self, *, after: int) -> tuple[Sequence[JobEvent], int]:
         return await self.ledger.events(after=after)
+
+    async def take_out(
+        self, where: JobFilter, *, to: str, limit: int, after: str | None = None
+    ) -> TakenOut:
+        """What the broker holds of these jobs starts nothing any more."""
+        return await self.ledger.take_out(where, to=to, limit=limit, after=after)
+
+    async def take_in(
+        self, records: Sequence[JobRecord], *, origin: str | None
+    ) -> Mapping[str, str]:
+        return await self.ledger.take_in(records, origin=origin)
+
+    async def departures(
+        self, *, limit: int, after: str | None = None, ids: Sequence[str] | None = None
+    ) -> Sequence[Departure]:
+        return await self.ledger.departures(limit=limit, after=after, ids=ids)
+
+    async def note_arrival(self, job_ids: Sequence[str]) -> None:
+        await self.ledger.note_arrival(job_ids)
+
+    async def forget_departures(self, job_ids: Sequence[str]) -> None:
+        await self.ledger.forget_departures(job_ids)

@@ -12,8 +12,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
-from jobbus.errors import BackendUnavailable, InvalidJob, PayloadTooLarge, Unsupported
-from jobbus.ids import parse_id
+from jobbus.errors import BackendUnavailable, Unsupported
 from jobbus.message import (
     NO_DELAY,
     Abandonment,
@@ -28,10 +27,10 @@ from jobbus.message import (
 )
 
 from . import callers, claims, dependencies, hot, maintenance, settling
+from .checks import check_message
 from .identity import ProcessIdentity, provably_dead
 from .outbox import MIN_LEASE, SqlOutbox
 from .program import Call, Program
-from .rows import mended
 
 T = TypeVar("T")
 LOOK_INTERVAL: Final = 1.0
@@ -52,7 +51,6 @@ CAPABILITIES: Final = Capabilities(
     exact_counts=True,
 )
 """What a database of jobs can do, whichever it is."""
-_INTEGER_LIMIT: Final = 2**31 - 1
 
 
 class SqlQueue(SqlOutbox, ABC):
@@ -404,36 +402,5 @@ def _depth(queue: str) -> Program[QueueDepth]:
     )
 
 
-def _check_id(name: str) -> None:
-    if parse_id(name) != name:
-        raise InvalidJob(f"{name!r} is not a UUID in its usual form; job ids are")
-
-
 def _age(milliseconds: float | None) -> timedelta | None:
     return None if milliseconds is None else timedelta(milliseconds=max(milliseconds, 0))
-
-
-def check_message(message: Message, capabilities: Capabilities) -> None:
-    """What would otherwise fail in the store with a worse word."""
-    _check_id(message.job_id)
-    if message.parent_id is not None:
-        _check_id(message.parent_id)
-    for dependency in message.depends_on:
-        _check_id(dependency.job_id)
-    if len(message.payload) > capabilities.max_payload:
-        raise PayloadTooLarge(
-            f"the payload of {message.job_type} has {len(message.payload)} bytes, the limit is "
-            f"{capabilities.max_payload}: store it elsewhere and pass a reference"
-        )
-    if message.delay < NO_DELAY:
-        raise InvalidJob(f"a delay cannot be negative: {message.delay}")
-    if not 1 <= message.priority <= 10:
-        raise InvalidJob(f"priority goes from 1 to 10, higher runs sooner; not {message.priority}")
-    if (
-        not 1 <= message.max_attempts <= _INTEGER_LIMIT
-        or not 1 <= message.max_crashes <= _INTEGER_LIMIT
-    ):
-        raise InvalidJob("max_attempts and max_crashes must be at least 1")
-    for text in (message.queue, message.job_type, message.group, message.unique_key):
-        if text is not None and (not text or mended(text) != text):
-            raise InvalidJob(f"{text!r} cannot be a name: empty, or with NUL or half characters")

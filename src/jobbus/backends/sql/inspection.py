@@ -12,7 +12,7 @@ from jobbus.job import EventType, Job, JobEvent, JobState, Progress
 from jobbus.store import Page
 
 from .program import Call, Program, Row, Rows, Scope
-from .rows import job_from, problem_from
+from .rows import job_from, problem_from, progress_word
 
 _PENDING = (JobState.SCHEDULED, JobState.BLOCKED, JobState.RETRYING, JobState.CREATED)
 
@@ -61,10 +61,7 @@ def story(job: Job, initial: JobState, told: Sequence[Row], scope: Scope) -> lis
 
 def progress(job_id: str, scope: Scope) -> Program[list[Progress]]:
     rows = yield Call("progress", {"id": job_id})
-    return [
-        Progress(percent=percent, stage=stage, message=message, at=scope.dialect.read_moment(at))
-        for percent, stage, message, at in rows
-    ]
+    return [progress_word(row, scope.dialect) for row in rows]
 
 
 def read_log(after: int, scope: Scope) -> Program[tuple[list[JobEvent], int]]:
@@ -109,6 +106,8 @@ class _Story:
                 self._catch_up(origin, when, rows[index + 1 :])
                 self._add(EventType.FENCED, when, self._state, attempt=attempt, reason=reason)
                 continue
+            if event == EventType.MOVED:
+                self._catch_up(origin, when, rows[index + 1 :])
             began = self._scope.dialect.read_moment(started_at)
             if origin == JobState.RUNNING:
                 self._start(began or when, attempt, worker)
@@ -127,11 +126,13 @@ class _Story:
         return self._events
 
     def _catch_up(self, state: str, at: Any, later: Sequence[Row]) -> None:
-        """Tell what had silently happened before a late worker was refused."""
+        """Tell what had silently happened before a late worker was refused, or the job moved."""
         if state == JobState.COMPLETED:
             self._finish()
         elif state == JobState.QUEUED:
             self._release(at)
+        elif state == JobState.SCHEDULED and self._state is JobState.BLOCKED:
+            self._add(EventType.RELEASED_TO_QUEUE, at, JobState.SCHEDULED)
         elif state == JobState.RUNNING:
             for event, ended, origin, _to, attempt, worker, started_at, *_ in later:
                 if origin == JobState.RUNNING and event != EventType.FENCED:

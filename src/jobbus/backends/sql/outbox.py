@@ -17,7 +17,7 @@ from jobbus.store import HandOver
 
 from . import claims, maintenance, relaying
 from .identity import RELAY
-from .ledger import SqlLedger
+from .movable import SqlMovable
 from .moving import column
 from .news import News
 from .program import Call, Program
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 MIN_LEASE: Final = timedelta(seconds=1)
 
 
-class SqlOutbox(SqlLedger, ABC):
+class SqlOutbox(SqlMovable, ABC):
     """Hands jobs over to a broker, and starts those whose messages come back from it."""
 
     def __init__(self) -> None:

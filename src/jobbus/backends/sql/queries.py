@@ -10,6 +10,7 @@ from sqlalchemy import (
     Select,
     String,
     and_,
+    cast,
     column,
     exists,
     func,
@@ -65,6 +66,22 @@ def count(
     some: Select[Any] = select(literal_column("1").label("one")).select_from(jobs)
     capped = some.where(*_conditions(where, jobs, scope)).limit(cap).subquery("capped")
     return _compile(select(func.count()).select_from(capped), scope.dialect)
+
+
+def following(
+    where: JobFilter, *, limit: int, after: str | None, scope: Scope, naming: Naming
+) -> tuple[str, dict[str, Any]]:
+    """The ids of the next jobs behind the id ``after``, oldest first."""
+    jobs, _ = _tables(naming)
+    query = (
+        select(cast(jobs.c.id, String).label("job_id"))
+        .where(*_conditions(where, jobs, scope))
+        .order_by(jobs.c.id)
+        .limit(limit)
+    )
+    if after is not None:
+        query = query.where(jobs.c.id > _identifier(after, scope.dialect))
+    return _compile(query, scope.dialect)
 
 
 def _tables(naming: Naming) -> tuple[Any, Any]:

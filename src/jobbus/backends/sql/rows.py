@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
@@ -191,15 +191,20 @@ def problem_from(text: str | None) -> Problem | None:
     return None if text is None else Problem(**json.loads(text))
 
 
-def progress_text(progress: Progress) -> str:
-    """The latest word of a job; the database adds when it heard it."""
-    return json.dumps(
-        {
-            "percent": progress.percent,
-            "stage": mended(progress.stage),
-            "message": mended(progress.message),
-        }
-    )
+def progress_text(progress: Progress, at: datetime | None = None) -> str:
+    """The latest word of a job; the database adds when it heard it, unless ``at`` says."""
+    told: dict[str, Any] = {
+        "percent": progress.percent,
+        "stage": mended(progress.stage),
+        "message": mended(progress.message),
+    }
+    return json.dumps(told if at is None else told | {"at": at.isoformat()})
+
+
+def progress_word(row: Sequence[Any], dialect: Dialect) -> Progress:
+    """A row of the history of progress."""
+    percent, stage, message, at = row
+    return Progress(percent=percent, stage=stage, message=message, at=dialect.read_moment(at))
 
 
 def progress_from(text: str | None) -> Progress | None:

@@ -109,14 +109,14 @@ def expedite(job_ids: Sequence[str], scope: Scope) -> Program[list[str]]:
 def discard(job_ids: Sequence[str]) -> Program[list[str]]:
     """Delete ended jobs with their traces."""
     locked = yield from lock(job_ids)
-    return (yield from _delete([j.id for j in locked.values() if _ended(j)]))
+    return (yield from delete([j.id for j in locked.values() if _ended(j)]))
 
 
 def prune(before: object, states: Iterable[JobState], limit: int) -> Program[int]:
     """Delete some jobs that ended in these states before a moment."""
     asked = {"before": before, "states": sorted(states), "limit": limit}
     ids = column((yield Call("prunable", asked)))
-    return len((yield from _delete(ids)))
+    return len((yield from delete(ids)))
 
 
 def purge(queue: str, scope: Scope) -> Program[int]:
@@ -129,11 +129,12 @@ def purge(queue: str, scope: Scope) -> Program[int]:
         if j.has_dependents
     ]
     yield from resolve((yield from apply(waited_for, scope)), scope)
-    deleted = yield from _delete([j.id for j in locked.values() if not j.has_dependents])
+    deleted = yield from delete([j.id for j in locked.values() if not j.has_dependents])
     return len(waited_for) + len(deleted)
 
 
-def _delete(ids: Sequence[str]) -> Program[list[str]]:
+def delete(ids: Sequence[str]) -> Program[list[str]]:
+    """Delete jobs with all their traces."""
     if not ids:
         return []
     for trace in ("delete_history", "delete_progress", "delete_edges", "delete_groups"):
