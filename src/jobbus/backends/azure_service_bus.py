@@ -130,6 +130,11 @@ class AzureServiceBusQueue:
         return cls(**given, queues=settings.queues)
 
     @property
+    def location(self) -> str:
+        """Which namespace, and its queue ``default``, for people to read."""
+        return f"{self._access.place}/{self._queue_name or self._prefix + DEFAULT_QUEUE}"
+
+    @property
     def capabilities(self) -> Capabilities:
         return self._capabilities
 

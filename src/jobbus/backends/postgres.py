@@ -138,8 +138,11 @@ class PostgresQueue(SqlQueue):
 
     @property
     def location(self) -> str:
-        """Which database, for people to read; without its password."""
-        return link.readable(self._url)
+        """Which database, and where in it, for people to read; without its password."""
+        naming = self._naming
+        inside = [] if naming.schema is None else [f"schema {naming.schema}"]
+        inside += [] if naming.prefix == DEFAULT_PREFIX else [f"tables {naming.prefix}s"]
+        return " ".join([link.readable(self._url), *inside])
 
     async def open(self) -> None:
         """Connect and check the schema.

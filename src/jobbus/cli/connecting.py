@@ -19,6 +19,7 @@ from jobbus.errors import BackendUnavailable, ConfigurationError
 if TYPE_CHECKING:
     from jobbus.bus import JobBus
     from jobbus.cli.options import Shared
+    from jobbus.queue import BackgroundJobQueue
     from jobbus.settings import Settings
 
 USUAL_APPS: Final = ("tasks", "jobs")
@@ -61,7 +62,7 @@ async def bus_for(shared: Shared, *, create: bool, app: bool) -> AsyncIterator[J
     """
     bus = _choose(shared, app)
     if not create:
-        _refuse_missing_file(bus)
+        refuse_missing_file(bus.queue)
     try:
         # Every verb opens it by itself: what is refused before that leaves nothing behind.
         yield bus
@@ -81,8 +82,9 @@ def _choose(shared: Shared, app: bool) -> JobBus:
     return JobBus(settings)
 
 
-def _refuse_missing_file(bus: JobBus) -> None:
-    store = _ledger_of(bus)
+def refuse_missing_file(queue: BackgroundJobQueue) -> None:
+    """Raise BackendUnavailable where the jobs are to be in a SQLite file that is not there."""
+    store = _ledger_of(queue)
     place = getattr(store, "location", "")
     if type(store).__module__ == "jobbus.backends.sqlite" and not Path(str(place)).exists():
         raise BackendUnavailable(
@@ -91,17 +93,26 @@ def _refuse_missing_file(bus: JobBus) -> None:
         )
 
 
-def _ledger_of(bus: JobBus) -> Any:
+def _ledger_of(queue: BackgroundJobQueue) -> Any:
     """What holds the jobs: the backend itself, or a broker's ledger."""
-    return getattr(bus.queue, "ledger", bus.queue)
+    return getattr(queue, "ledger", queue)
 
 
-def describe(bus: JobBus) -> str:
+def describe(queue: BackgroundJobQueue) -> str:
     """The backend and its place, for people; without passwords."""
-    ledger = _ledger_of(bus)
-    if ledger is bus.queue:
+    ledger = _ledger_of(queue)
+    if ledger is queue:
         return _described(ledger)
-    return f"{_described(getattr(bus.queue, 'broker', None))} with ledger {_described(ledger)}"
+    return f"{_described(getattr(queue, 'broker', None))} with ledger {_described(ledger)}"
+
+
+def place_of(queue: BackgroundJobQueue) -> str:
+    """:func:`describe`, the same from wherever it is asked: files by their whole path."""
+    ledger = _ledger_of(queue)
+    named = describe(queue)
+    if type(ledger).__module__ == "jobbus.backends.sqlite":
+        named = named.removesuffix(ledger.location) + str(Path(ledger.location).resolve())
+    return named
 
 
 def _described(queue: Any) -> str:

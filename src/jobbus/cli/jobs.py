@@ -53,7 +53,7 @@ async def list_jobs(
                 "--cursor is not one that a page before ended with", why=str(error),
                 fix="leave it out to start with the newest job",
             ) from error  # fmt: skip
-        place = describe(bus)
+        place = describe(bus.queue)
     words = filters.describe(where)
     cli.console.listing(
         "jobs",
@@ -90,7 +90,7 @@ async def _unknown(bus: JobBus, job_id: str) -> NothingFound:
     known = parse_id(job_id) is not None
     return NothingFound(
         f"there is no job {plain(job_id)[:80]}",
-        why=f"{describe(bus)} holds none of this id" if known else "job ids are UUIDs",
+        why=f"{describe(bus.queue)} holds none of this id" if known else "job ids are UUIDs",
         fix="`jobbus jobs ls` lists the jobs there are",
     )
 

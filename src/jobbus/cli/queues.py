@@ -139,6 +139,6 @@ async def _refuse_unknown(bus: JobBus, queue: str) -> None:
     if queue not in known:
         raise NothingFound(
             f"there is no queue {queue}",
-            why=f"{describe(bus)} has {', '.join(known) or 'none at all'}",
+            why=f"{describe(bus.queue)} has {', '.join(known) or 'none at all'}",
             fix=did_you_mean(queue, known) or "`jobbus queues ls` lists them",
         )

@@ -52,6 +52,7 @@ COMMANDS: Final[Mapping[str, Entry]] = {
     "types": Entry("facts:types", "List the job types that workers announced", _SEE),
     "backends": Entry("facts:backends", "List what each installed backend can do", _SEE),
     "migrate": Entry("migrate:group", "Show, apply, revert or print the schema", _SET_UP),
+    "move": Entry("move:move", "Take jobs from one backend to another, and back", _SET_UP),
     "config": Entry("config:group", "Show the settings, and where each comes from", _SET_UP),
     "doctor": Entry("doctor:doctor", "Check settings, backend, schema and workers", _SET_UP),
     "bench": Entry("bench:bench", "Measure this machine with the chosen backend", _SET_UP),

@@ -188,7 +188,7 @@ def _banner(cli: Cli, application: Application, worker: Worker) -> None:
     weights = worker.queues
     even = len(set(weights.values())) < 2
     queues = [name if even else f"{name}:{weight:g}" for name, weight in weights.items()]
-    place = describe(bus)
+    place = describe(bus.queue)
     if sys.stderr.isatty():
         cli.console.note(f"jobbus {own_version()}  pid {os.getpid()}")
         for name, value in (

@@ -144,6 +144,11 @@ class AwsSqsQueue:
         )
 
     @property
+    def location(self) -> str:
+        """The URL of the queue ``default``, for people to read."""
+        return self._naming.queue_url
+
+    @property
     def capabilities(self) -> Capabilities:
         return FIFO if self._naming.fifo else STANDARD
 

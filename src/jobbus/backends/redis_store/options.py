@@ -101,7 +101,8 @@ class RedisOptions:
         """The address for people to read: without user, password and options."""
         parts = urlsplit(self.url)
         place = parts.netloc.rpartition("@")[2]
-        return f"{parts.scheme}://{place}{parts.path}"
+        inside = "" if self.prefix == DEFAULT_PREFIX else f" prefix {self.prefix}"
+        return f"{parts.scheme}://{place}{parts.path}{inside}"
 
     @property
     def base(self) -> str:

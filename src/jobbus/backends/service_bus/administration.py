@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -20,6 +21,7 @@ OPTIONS: Final = (
     "lock_duration_seconds",
     "max_message_kilobytes",
 )
+_ENDPOINT: Final = re.compile(r"Endpoint=sb://([^/;]+)", re.IGNORECASE)
 _GROUP: Final = "BACKGROUND_JOBS__AZURE_SERVICE_BUS__"
 
 
@@ -33,6 +35,14 @@ class Access:
     @property
     def emulated(self) -> bool:
         return "usedevelopmentemulator=true" in (self.connection_string or "").casefold()
+
+    @property
+    def place(self) -> str:
+        """The namespace's host, for people to read; without a key."""
+        if self.connection_string is None:
+            return self._host
+        found = _ENDPOINT.search(self.connection_string)
+        return found[1] if found else ""
 
     def connect(self) -> ServiceBusClient:
         """A client, not yet connected. It reopens a link once by itself: callers do the rest."""
