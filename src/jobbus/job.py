@@ -199,8 +199,12 @@ TRANSITIONS: Final[Mapping[EventType, Mapping[JobState, frozenset[JobState]]]] =
     EventType.EXPIRED: {_S.EXPIRED: _WAITING | _RUNNING},
     EventType.CANCEL_REQUESTED: {_S.RUNNING: _RUNNING},
     EventType.REDRIVEN: {_S.QUEUED: TERMINAL - {_S.COMPLETED}},
-    EventType.MOVED: {state: _WAITING for state in _WAITING}
-    | {state: frozenset({state}) for state in TERMINAL},
+    EventType.MOVED: {
+        _S.CREATED: frozenset({_S.CREATED, _S.QUEUED}),
+        _S.QUEUED: frozenset({_S.CREATED, _S.QUEUED}),
+        _S.BLOCKED: _WAITING,
+        **{state: frozenset({state}) for state in (_S.SCHEDULED, _S.RETRYING, *sorted(TERMINAL))},
+    },
 }
 """The one transition table: event -> state it leads to -> states it applies in.
 

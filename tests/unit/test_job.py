@@ -48,6 +48,9 @@ LEGAL: Final[dict[EventType, set[tuple[JobState, JobState]]]] = {
     E.CANCEL_REQUESTED: {(S.RUNNING, S.RUNNING)},
     E.FENCED: set(),
     E.REDRIVEN: _to({S.QUEUED}, {S.FAILED, S.CANCELLED, S.TIMED_OUT, S.EXPIRED}),
+    E.MOVED: {(state, state) for state in S if state is not S.RUNNING}
+    | {(S.CREATED, S.QUEUED), (S.QUEUED, S.CREATED)}
+    | _to({S.BLOCKED}, WAITING),
 }  # fmt: skip
 """Written out a second time, so that no change of the table goes unnoticed."""
 
@@ -65,7 +68,11 @@ def test_next_states_and_allowed_agree(state: JobState, event: EventType) -> Non
 
 
 def test_only_a_redrive_leads_out_of_a_terminal_state_and_nothing_out_of_completed() -> None:
-    leaving = {(state, event) for state, event, to in EVERYTHING if allowed(state, event, to)}
+    leaving = {
+        (state, event)
+        for state, event, to in EVERYTHING
+        if state is not to and allowed(state, event, to)
+    }
     assert {event for state, event in leaving if state in TERMINAL} == {E.REDRIVEN}
     assert not {event for state, event in leaving if state is S.COMPLETED}
 
