@@ -108,6 +108,18 @@ async def test_a_paused_queue_stays_paused(old: StoreEnd, new: StoreEnd) -> None
     assert (status.paused, status.reason) == (True, "the printer is out of paper")
 
 
+async def test_a_queue_that_is_resumed_at_the_target_is_not_paused_there_again(
+    old: StoreEnd, new: StoreEnd
+) -> None:
+    await old.store.pause("default")
+    move = Move(old, new)
+    await move.once()
+    await new.store.resume("default")
+    await fill(old)
+    await move.once()
+    assert not (await new.store.queues())[0].paused
+
+
 async def test_only_the_named_queues_and_states_move(old: StoreEnd, new: StoreEnd) -> None:
     mine, later, other = message(queue="mail"), message(queue="mail", delay=MINUTE), message()
     await old.store.enqueue([mine, later, other])

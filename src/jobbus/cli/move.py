@@ -115,7 +115,8 @@ def move(
     states = _states(state or ())
 
     async def work() -> None:
-        async with _both(cli, source, from_ledger, target, to_ledger) as (start, end):
+        planning = dry_run and step is not Step.ROLLBACK
+        async with _both(source, from_ledger, target, to_ledger, alone=planning) as (start, end):
             from jobbus.movable import MOVABLE
             from jobbus.services.move import Move, Scope
 
@@ -160,28 +161,25 @@ def _states(words: Sequence[str]) -> frozenset[JobState]:
 
 @asynccontextmanager
 async def _both(
-    cli: Cli, source: str, from_ledger: str | None, target: str, to_ledger: str | None
+    source: str, from_ledger: str | None, target: str, to_ledger: str | None, *, alone: bool
 ) -> AsyncIterator[tuple[End, End]]:
+    """The two ends, open; with ``alone`` only the one that jobs leave, since opening may create."""
     from jobbus.services.move_ends import end_of
 
     async with contextlib.AsyncExitStack() as stack:
-        ends = []
-        for option, address, ledger in (
-            ("--from", source, from_ledger),
-            ("--to", target, to_ledger),
-        ):
-            queue = _queue(cli, option, address, ledger)
-            if option == "--from":
-                refuse_missing_file(queue)
-            stack.push_async_callback(queue.close)
-            ends.append(end_of(queue, place_of(queue)))
-            await queue.open()
+        old = _queue("--from", source, from_ledger)
+        new = _queue("--to", target, to_ledger)
+        refuse_missing_file(old)
+        ends = end_of(old, place_of(old)), end_of(new, place_of(new))
         if ends[0].location == ends[1].location:
             raise BadUsage("--from and --to are the same place", why=ends[0].location)
-        yield ends[0], ends[1]
+        for queue in (old,) if alone else (old, new):
+            stack.push_async_callback(queue.close)
+            await queue.open()
+        yield ends
 
 
-def _queue(cli: Cli, option: str, address: str, ledger: str | None) -> BackgroundJobQueue:
+def _queue(option: str, address: str, ledger: str | None) -> BackgroundJobQueue:
     from jobbus.cli.connecting import settings_for
     from jobbus.settings import create_queue
 

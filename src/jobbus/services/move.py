@@ -91,6 +91,8 @@ class Move:
         self._source = source
         self._target = target
         self._scope = scope or Scope()
+        self._pauses_taken: set[str] = set()
+        """Queues whose pause was taken along: resumed at the target, they are not paused again."""
 
     async def once(self) -> Moved:
         """Move what can move now, as often as the last pass moved something.
@@ -132,6 +134,8 @@ class Move:
         arrived = [record for record in records if record.job.id not in refused]
         back = [record for record in records if record.job.id in refused]
         result.homeless |= await self._source.settle(arrived, back)
+        for record in arrived:
+            result.refused.pop(record.job.id, None)
         result.refused |= refused
         result.moved += len(arrived)
 
@@ -144,8 +148,13 @@ class Move:
         """A queue that hands out nothing must not begin to, because its jobs moved."""
         if not isinstance(self._source, StoreEnd):
             return
-        paused = [q for q in await self._source.store.queues() if q.paused]
-        paused = [q for q in paused if self._scope.covers(q.name)]
+        paused = [
+            queue
+            for queue in await self._source.store.queues()
+            if queue.paused
+            and self._scope.covers(queue.name)
+            and queue.name not in self._pauses_taken
+        ]
         if paused and isinstance(self._target, BrokerEnd):
             raise Unsupported(
                 f"queue {paused[0].name} is paused, and {self._target.location} cannot pause: "
@@ -156,6 +165,7 @@ class Move:
             for queue in paused:
                 if queue.name not in already:
                     await self._target.store.pause(queue.name, reason=queue.reason)
+                self._pauses_taken.add(queue.name)
 
     async def _journal(self) -> AsyncIterator[Sequence[Departure]]:
         """The source's lines about moves to this target, a page at a time."""
