@@ -28,7 +28,7 @@ _PARTS: Final[Mapping[str, tuple[str, ...]]] = {
     "prune": (*_MOVES_ALWAYS, "erasing", "prune"),
     "purge": (*_MOVES_ALWAYS, "erasing", "purge"),
     "progress": ("base", "progress"),
-    "find": ("base", "find"),
+    "find": ("base", "fitting", "find"),
     "depth": ("base", "depth"),
     "workers": ("base", "workers"),
     "watch": ("base", "watch"),
