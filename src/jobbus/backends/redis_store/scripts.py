@@ -32,6 +32,11 @@ _PARTS: Final[Mapping[str, tuple[str, ...]]] = {
     "depth": ("base", "depth"),
     "workers": ("base", "workers"),
     "watch": ("base", "watch"),
+    "take_out": (*_MOVES_ALWAYS, "erasing", "fitting", "journal", "take_out"),
+    "take_in": (*_MOVES, "linking", "journal", "take_in"),
+    "departures": ("base", "journal", "departures"),
+    "note_arrival": ("base", "through", "journal", "note_arrival"),
+    "forget_departures": ("base", "through", "journal", "forget_departures"),
 }
 """The files of ``lua/`` that make up each script, in their order."""
 
