@@ -7,6 +7,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+import pytest
+
 from jobbus.backends.redis import RedisQueue
 from jobbus.backends.redis_store import transfer
 from jobbus.ids import new_id
@@ -183,15 +185,18 @@ async def test_the_live_log_tells_of_arrivals(redis: RedisQueue) -> None:
     )
 
 
-async def test_a_retrying_job_of_a_group_waits_behind_it_or_goes_on(redis: RedisQueue) -> None:
+@pytest.mark.parametrize("origin", ["elsewhere", None])
+async def test_a_retrying_job_of_a_group_waits_behind_it_or_goes_on(
+    redis: RedisQueue, origin: str | None
+) -> None:
     sent = message(group="tenant", max_attempts=9)
     await redis.enqueue([sent])
     await redis.abandon([back(one, timedelta(minutes=9)) for one in await receive(redis)])
-    assert not await redis.take_in(await leave(redis, sent), origin="elsewhere")
+    assert not await redis.take_in(await leave(redis, sent), origin=origin)
     assert await state(redis, sent) is JobState.RETRYING
     records = await leave(redis, sent)
     await redis.enqueue([message(group="tenant")])
-    assert not await redis.take_in(records, origin="elsewhere")
+    assert not await redis.take_in(records, origin=origin)
     assert await state(redis, sent) is JobState.BLOCKED
     await redis.complete([done(one) for one in await receive(redis)])
     assert await state(redis, sent) is JobState.SCHEDULED

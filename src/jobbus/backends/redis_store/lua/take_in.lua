@@ -75,9 +75,12 @@ local function arrive(at, told)
   end
   keep_promises(job, job.ended, job.generation)
   count(to, job.queue, 1)
-  if ARGV[2] ~= '' then
-    tell(id, 'moved', job.state, to, job.attempt, nil, nil, ARGV[2])
-    log(id, 'moved', to, job.state, job.attempt, ARGV[2], job.job_type, job.queue)
+  -- Who comes home and finds that its group went on has moved after all.
+  local overtaken = to == 'blocked' and job.state ~= 'blocked'
+  local reason = ARGV[2] == '' and overtaken and 'behind its group' or ARGV[2]
+  if reason ~= '' then
+    tell(id, 'moved', job.state, to, job.attempt, nil, nil, reason)
+    log(id, 'moved', to, job.state, job.attempt, reason, job.job_type, job.queue)
   end
 end
 
