@@ -201,9 +201,10 @@ TRANSITIONS: Final[Mapping[EventType, Mapping[JobState, frozenset[JobState]]]] =
     EventType.REDRIVEN: {_S.QUEUED: TERMINAL - {_S.COMPLETED}},
     EventType.MOVED: {
         _S.CREATED: frozenset({_S.CREATED, _S.QUEUED}),
-        _S.QUEUED: frozenset({_S.CREATED, _S.QUEUED}),
+        _S.SCHEDULED: frozenset({_S.SCHEDULED, _S.BLOCKED}),
+        _S.QUEUED: _WAITING,
         _S.BLOCKED: _WAITING,
-        **{state: frozenset({state}) for state in (_S.SCHEDULED, _S.RETRYING, *sorted(TERMINAL))},
+        **{state: frozenset({state}) for state in (_S.RETRYING, *sorted(TERMINAL))},
     },
 }
 """The one transition table: event -> state it leads to -> states it applies in.

@@ -13,6 +13,7 @@ from jobbus.testing import QueueConformance, StoreConformance
 from jobbus.testing.conformance.control import RemovalCases
 from jobbus.testing.conformance.delivery import EnqueueCases
 from jobbus.testing.conformance.dependencies import DependencyCases
+from jobbus.testing.conformance.moving import MoveCases
 from jobbus.testing.conformance.ordering import GroupCases
 from tests.services import RedisServer, own_prefix
 
@@ -58,7 +59,9 @@ class TestRedisStore(OnEight, StoreConformance):
     """And a ledger, on the newest. The other way round is in ``test_every_redis.py``."""
 
 
-class TestRedisCluster(OnCluster, EnqueueCases, GroupCases, DependencyCases, RemovalCases):
+class TestRedisCluster(
+    OnCluster, EnqueueCases, GroupCases, DependencyCases, RemovalCases, MoveCases
+):
     """Everything that touches many keys, where they could lie on many nodes."""
 
     @pytest.fixture

@@ -168,6 +168,28 @@ async def test_a_full_server_takes_nothing_new_and_lets_what_it_has_be_finished(
     assert [job.state for job in states.values() if job] == [JobState.COMPLETED, JobState.FAILED]
 
 
+async def test_from_full_memory_jobs_can_move_away_and_none_can_come(
+    queue: RedisQueue, bystander: redis.Redis
+) -> None:
+    batch = messages(3)
+    await queue.enqueue(batch)
+    bystander.config_set("maxmemory", "1kb")
+    try:
+        where = JobFilter(states=frozenset({JobState.QUEUED}))
+        taken = await queue.take_out(where, to="elsewhere", limit=10)
+        assert len(taken.records) == 3
+        await queue.note_arrival([m.job_id for m in batch])
+        with pytest.raises(BackendFull):
+            await queue.take_in(taken.records, origin=None)
+        assert await queue.count(JobFilter()) == 0
+        assert len(await queue.departures(limit=10)) == 3
+        await queue.forget_departures([batch[0].job_id])
+    finally:
+        bystander.config_set("maxmemory", "0")
+    assert not await queue.take_in(taken.records, origin=None)
+    assert len(await take(queue, 3)) == 3
+
+
 async def test_a_server_that_lost_its_data_is_told_of_once_and_then_used(
     queue: RedisQueue, bystander: redis.Redis
 ) -> None:

@@ -13,10 +13,13 @@ from jobbus.backends.redis import RedisQueue
 from jobbus.backends.redis_store.options import DEFAULT_PREFIX, RedisOptions
 from jobbus.errors import BackendError
 from jobbus.job import JobState
+from jobbus.store import JobFilter
 from jobbus.testing.conformance.control import RemovalCases
 from jobbus.testing.conformance.delivery import EnqueueCases
 from jobbus.testing.conformance.finding import FindCases
+from jobbus.testing.conformance.moving import MoveCases
 from jobbus.testing.conformance.settling import SettlingCases
+from jobbus.testing.make import message
 from tests.deploy.manifests import DEPLOY
 from tests.services import RedisServer
 from tests.services.redis import client
@@ -48,6 +51,7 @@ class TestQueueWithTheRightsOfAWorker(
     SettlingCases,
     RemovalCases,
     FindCases,
+    MoveCases,
 ):
     """What runs most of the backend's scripts; the rest is below."""
 
@@ -99,6 +103,25 @@ async def test_a_worker_does_all_of_its_work(granted: dict[str, str]) -> None:
         assert await bus.cancel(dead)
         assert await bus.discard(dead) == [dead]
         assert (await bus.depth()).ready == 0
+
+
+async def test_who_may_not_rename_leaves_every_job_where_it_is(
+    granted: dict[str, str], owned_redis: RedisServer
+) -> None:
+    """As with the rights of before jobs could move: a script is not undone."""
+    with client(owned_redis.url) as operator:
+        operator.execute_command("ACL", "SETUSER", "jobbus-worker", "-rename")
+    queue = RedisQueue(options=RedisOptions(url=granted["jobbus-worker"], prefix=DEFAULT_PREFIX))
+    await queue.open()
+    sent = message()
+    await queue.enqueue([sent])
+    where = JobFilter(states=frozenset({JobState.QUEUED}))
+    with pytest.raises(BackendError):
+        await queue.take_out(where, to="elsewhere", limit=10)
+    assert not await queue.departures(limit=10)
+    [held] = await queue.receive("default", limit=1, wait=timedelta(0), lease=timedelta(minutes=1))
+    assert held.job_id == sent.job_id
+    await queue.close()
 
 
 async def test_what_is_for_metrics_cannot_take_jobs(granted: dict[str, str]) -> None:

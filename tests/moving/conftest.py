@@ -1,4 +1,4 @@
-"""An old place and a new one, on files; and a broker that remembers nothing."""
+"""Places to move from and to: files, a store of each kind, and a broker that remembers nothing."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from pathlib import Path
 import pytest
 
 from jobbus.backends.memory import MemoryQueue
+from jobbus.backends.postgres import PostgresQueue
+from jobbus.backends.redis import RedisQueue
+from jobbus.backends.redis_store.options import RedisOptions
 from jobbus.backends.sqlite import SqliteQueue
 from jobbus.services.move_ends import BrokerEnd, StoreEnd
 from jobbus.testing.broker import BareBroker
 from jobbus.tracked import TrackedQueue
+from tests.services import RedisServer, own_prefix
 
 
 @asynccontextmanager
@@ -60,3 +64,29 @@ async def tracked(tmp_path: Path) -> AsyncIterator[StoreEnd]:
     await queue.open()
     yield StoreEnd(queue, "tracked")
     await queue.close()
+
+
+@pytest.fixture
+async def sqlite(tmp_path: Path) -> AsyncIterator[SqliteQueue]:
+    queue = SqliteQueue(tmp_path / "jobs.db", synchronous="NORMAL")
+    await queue.open()
+    yield queue
+    await queue.close()
+
+
+@pytest.fixture
+async def postgres(postgres_url: str) -> AsyncIterator[PostgresQueue]:
+    queue = PostgresQueue(postgres_url)
+    await queue.migrate()
+    await queue.open()
+    yield queue
+    await queue.close()
+
+
+@pytest.fixture
+async def redis(owned_redis: RedisServer) -> AsyncIterator[RedisQueue]:
+    with own_prefix(owned_redis) as prefix:
+        queue = RedisQueue(options=RedisOptions(url=owned_redis.url, prefix=prefix))
+        await queue.open()
+        yield queue
+        await queue.close()

@@ -49,8 +49,8 @@ LEGAL: Final[dict[EventType, set[tuple[JobState, JobState]]]] = {
     E.FENCED: set(),
     E.REDRIVEN: _to({S.QUEUED}, {S.FAILED, S.CANCELLED, S.TIMED_OUT, S.EXPIRED}),
     E.MOVED: {(state, state) for state in S if state is not S.RUNNING}
-    | {(S.CREATED, S.QUEUED), (S.QUEUED, S.CREATED)}
-    | _to({S.BLOCKED}, WAITING),
+    | {(S.QUEUED, S.CREATED), (S.BLOCKED, S.SCHEDULED)}
+    | _to({S.BLOCKED, S.QUEUED}, WAITING),
 }  # fmt: skip
 """Written out a second time, so that no change of the table goes unnoticed."""
 

@@ -32,9 +32,10 @@ from jobbus.message import (
 )
 
 from .redis_store.connection import Argument
-from .redis_store.ledger import RedisLedger, dead_workers, held_by, identity_text, queue_name, steps
+from .redis_store.ledger import dead_workers, held_by, identity_text, queue_name, steps
 from .redis_store.options import RedisOptions
 from .redis_store.records import deliveries_from, enqueue_arguments, lasting
+from .redis_store.transfer import RedisMovable
 from .sql.base import LOOK_INTERVAL
 from .sql.checks import check_message
 from .sql.claims import ClaimBook
@@ -69,7 +70,7 @@ _STATES: Final = {
 }
 
 
-class RedisQueue(RedisLedger):
+class RedisQueue(RedisMovable):
     """Jobs in Redis 6.2 or newer, or Valkey: a single server, behind Sentinel, or a cluster."""
 
     def __init__(self, url: str | None = None, *, options: RedisOptions | None = None) -> None:
@@ -299,6 +300,10 @@ class RedisQueue(RedisLedger):
         if taken:
             self._news.arrived()
         return taken
+
+    def _announce_arrivals(self) -> None:
+        self._next_look = 0.0  # among them may be what falls due soon
+        self._news.arrived()
 
     def _note_due(self, messages: Sequence[Message]) -> None:
         delays = [m.delay.total_seconds() for m in messages if m.delay]

@@ -56,15 +56,14 @@ async def _walk(
     link: Link, where: JobFilter, start: str, wanted: int, *, counting: bool
 ) -> AsyncIterator[Sequence[Any]]:
     """What fits, in steps; mere placeholders when counting."""
-    if _impossible(where):
+    if impossible(where):
         return
-    conditions = json.dumps(_conditions(where))
-    ids = sorted({known for one in where.ids if (known := parse_id(one))}, reverse=True)
+    conditions = json.dumps(conditions_of(where))
+    ids = _ids_of(where)[::-1]
     while True:
         index, page = _index(where), _PAGE
         if where.ids:
-            left = [one for one in ids if start == "+" or one < start[1:]][:_PAGE]
-            index, page = f"ids:{' '.join(left)}", max(len(left), 1)
+            index, page = _listed([one for one in ids if start == "+" or one < start[1:]])
         limit = wanted if counting else min(wanted, _ROWS)
         reached, found, rows = await link.run(
             "find", index, start, page, limit, conditions, int(counting)
@@ -73,6 +72,22 @@ async def _walk(
         if not reached:
             return
         start = f"({reached.decode()}"
+
+
+def index_behind(where: JobFilter, after: str | None) -> tuple[str, int]:
+    """What to look through for jobs behind the id ``after``, oldest first, and how far."""
+    if where.ids:
+        return _listed([one for one in _ids_of(where) if after is None or one > after])
+    return _index(where), _PAGE
+
+
+def _ids_of(where: JobFilter) -> list[str]:
+    return sorted({known for one in where.ids if (known := parse_id(one))})
+
+
+def _listed(ids: Sequence[str]) -> tuple[str, int]:
+    """Ids that stand for an index."""
+    return f"ids:{' '.join(ids[:_PAGE])}", max(len(ids[:_PAGE]), 1)
 
 
 def _index(where: JobFilter) -> str:
@@ -86,7 +101,7 @@ def _index(where: JobFilter) -> str:
     return "ids"
 
 
-def _impossible(where: JobFilter) -> bool:
+def impossible(where: JobFilter) -> bool:
     texts = (where.queue, where.job_type, where.group, where.tag)
     if any(text is not None and mended(text) != text for text in texts):
         return True  # no job can be called so
@@ -95,7 +110,7 @@ def _impossible(where: JobFilter) -> bool:
     return where.parent_id is not None and parse_id(where.parent_id) is None
 
 
-def _conditions(where: JobFilter) -> dict[str, Any]:
+def conditions_of(where: JobFilter) -> dict[str, Any]:
     told: dict[str, Any] = {}
     if where.queue is not None:
         told["queue"] = where.queue

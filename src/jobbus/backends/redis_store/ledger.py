@@ -126,7 +126,7 @@ class RedisLedger:
     async def cancel(
         self, job_ids: Sequence[str], *, reason: str = ""
     ) -> Mapping[str, CancelOutcome]:
-        known = _known(job_ids)
+        known = known_ids(job_ids)
         found: dict[str, CancelOutcome] = {}
         for some in steps(list(known.values())):
             letters = (await self._link.run("cancel", mended(reason), *some)).decode()
@@ -149,7 +149,7 @@ class RedisLedger:
 
     async def _steer(self, script: str, job_ids: Sequence[str]) -> list[str]:
         done: list[str] = []
-        for some in steps(sorted(set(_known(job_ids).values()))):
+        for some in steps(sorted(set(known_ids(job_ids).values()))):
             done += [job_id.decode() for job_id in await self._link.run(script, *some)]
         return done
 
@@ -317,5 +317,6 @@ def _job(row: Sequence[Any]) -> Job:
     return job_from(job_id.decode(), document, fields_of(fields))
 
 
-def _known(job_ids: Sequence[str]) -> dict[str, str]:
+def known_ids(job_ids: Sequence[str]) -> dict[str, str]:
+    """The canonical form of each that is an id."""
     return {job_id: known for job_id in job_ids if (known := parse_id(job_id))}

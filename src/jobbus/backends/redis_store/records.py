@@ -20,7 +20,7 @@ from jobbus.message import DeadLetter, Delivery, Message
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND: Final = timedelta(microseconds=1)
 _DEFAULT_ATTEMPTS: Final = 3
-_DEFAULT_CRASHES: Final = 3
+DEFAULT_CRASHES: Final = 3
 
 
 def moment(microseconds: str | bytes | int | None) -> datetime | None:
@@ -64,7 +64,7 @@ def enqueue_arguments(message: Message) -> list[str | bytes | int]:
         message.prior_attempts,
         lasting(message.delay),
         0 if message.run_at is None else microseconds(message.run_at),
-        _options(message),
+        json.dumps(asked) if (asked := options_of(message)) else "",
     ]
 
 
@@ -75,7 +75,7 @@ def document(message: Message) -> bytes:
         told["headers"] = dict(message.headers)
     if message.max_attempts != _DEFAULT_ATTEMPTS:
         told["max_attempts"] = message.max_attempts
-    if message.max_crashes != _DEFAULT_CRASHES:
+    if message.max_crashes != DEFAULT_CRASHES:
         told["max_crashes"] = message.max_crashes
     if message.timeout is not None:
         told["timeout_ms"] = math.ceil(message.timeout / timedelta(milliseconds=1))
@@ -91,9 +91,10 @@ def document(message: Message) -> bytes:
     return json.dumps(told, separators=(",", ":")).encode() + b"\n" + message.payload
 
 
-def _options(message: Message) -> str:
+def options_of(message: Message) -> dict[str, Any]:
+    """What few jobs ask for."""
     asked: dict[str, Any] = {}
-    if message.max_crashes != _DEFAULT_CRASHES:
+    if message.max_crashes != DEFAULT_CRASHES:
         asked["max_crashes"] = message.max_crashes
     if message.unique_key is not None:
         asked["lock"] = unique_lock(message)
@@ -107,7 +108,7 @@ def _options(message: Message) -> str:
         asked["parent"] = message.parent_id
     if message.depends_on:
         asked["after"] = [[edge.job_id, str(edge.on_failure)] for edge in message.depends_on]
-    return json.dumps(asked) if asked else ""
+    return asked
 
 
 def deliveries_from(
@@ -160,7 +161,7 @@ def _delivery(
         group=told.get("group"),
         expires_at=moment(told.get("expires_at")),
         max_attempts=told.get("max_attempts", _DEFAULT_ATTEMPTS),
-        max_crashes=told.get("max_crashes", _DEFAULT_CRASHES),
+        max_crashes=told.get("max_crashes", DEFAULT_CRASHES),
         timeout=_timeout(told),
         unique_key=told.get("unique_key"),
         parent_id=told.get("parent_id"),

@@ -28,10 +28,15 @@ _PARTS: Final[Mapping[str, tuple[str, ...]]] = {
     "prune": (*_MOVES_ALWAYS, "erasing", "prune"),
     "purge": (*_MOVES_ALWAYS, "erasing", "purge"),
     "progress": ("base", "progress"),
-    "find": ("base", "find"),
+    "find": ("base", "fitting", "find"),
     "depth": ("base", "depth"),
     "workers": ("base", "workers"),
     "watch": ("base", "watch"),
+    "take_out": (*_MOVES_ALWAYS, "erasing", "fitting", "journal", "take_out"),
+    "take_in": (*_MOVES, "linking", "journal", "take_in"),
+    "departures": ("base", "journal", "departures"),
+    "note_arrival": ("base", "through", "journal", "note_arrival"),
+    "forget_departures": ("base", "through", "journal", "forget_departures"),
 }
 """The files of ``lua/`` that make up each script, in their order."""
 

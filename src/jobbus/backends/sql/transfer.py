@@ -43,8 +43,12 @@ def take_out(
     wanted = frozenset(states) - {JobState.RUNNING}
     locked = yield from lock(ids)
     leaving = {job.id: job for job in locked.values() if job.state in wanted}
+    on_the_way = column((yield Call("on_the_way", {"ids": sorted(leaving)}))) if leaving else []
+    staying = dict.fromkeys(on_the_way, "it was enqueued again while it was on its way")
+    for job_id in on_the_way:
+        del leaving[job_id]
     edges = yield from _edges(leaving)
-    staying = yield from _keep_back(leaving, edges)
+    staying |= yield from _keep_back(leaving, edges)
     records = yield from _records(leaving, edges, scope)
     if records:
         yield Many(
@@ -193,12 +197,11 @@ def _keep(
     told = [_retold(r.job.id, entry, workers, scope) for r in records for entry in r.history]
     if told:
         yield Many("retell", told)
-    if origin is not None:
-        yield from _tell_move(jobs, origin, scope)
+    yield from _tell_move(jobs, origin, scope)
     ids = yield from hot.enqueue([message for _, message in jobs], replace(scope, watched=False))
     if ids != [record.job.id for record in records]:
         raise BackendUnavailable("a unique key was taken at this moment; move the jobs again")
-    yield Many("restore", [_restored(record, workers, scope) for record in records])
+    yield Many("restore", [_restored(record, m, workers, scope) for record, m in jobs])
     yield Call("mark_waited_for", {"ids": ids})
     words = [_word(record, word, scope) for record in records for word in record.progress]
     if words:
@@ -209,9 +212,15 @@ def _keep(
 
 
 def _tell_move(
-    jobs: Sequence[tuple[JobRecord, Message]], origin: str, scope: Scope
+    jobs: Sequence[tuple[JobRecord, Message]], origin: str | None, scope: Scope
 ) -> Program[None]:
-    arrivals = [(record.job, _arrival(record.job, message, scope)) for record, message in jobs]
+    arrivals = [
+        (record.job, _arrival(record.job, message, scope), reason)
+        for record, message in jobs
+        if (reason := _reason(record.job, message, origin)) is not None
+    ]
+    if not arrivals:
+        return
     yield Many(
         "tell",
         [
@@ -223,40 +232,45 @@ def _tell_move(
                 "attempt": job.attempt,
                 "worker": None,
                 "started_at": None,
-                "reason": mended(f"from {origin}"),
+                "reason": reason,
                 "problem": None,
             }
-            for job, to in arrivals
+            for job, to, reason in arrivals
         ],
     )
     if scope.watched:
+        moved = EventType.MOVED
         yield log_entries(
             [
-                entry(
-                    job.id,
-                    EventType.MOVED,
-                    to,
-                    job.state,
-                    job.attempt,
-                    f"from {origin}",
-                    job.job_type,
-                    job.queue,
-                )
-                for job, to in arrivals
+                entry(job.id, moved, to, job.state, job.attempt, reason, job.job_type, job.queue)
+                for job, to, reason in arrivals
             ]
         )
 
 
+def _reason(job: Job, message: Message, origin: str | None) -> str | None:
+    if origin is not None:
+        return mended(f"from {origin}")
+    # Who comes home and finds that its group went on has moved after all.
+    return "behind its group" if message.group and job.state is not JobState.BLOCKED else None
+
+
 def _arrival(job: Job, message: Message, scope: Scope) -> JobState:
     """The state in which a moved job arrives; what it is by now, its row tells."""
-    if message.depends_on or message.group:
+    if _waits(message):
         return JobState.BLOCKED
     if job.state.terminal or job.state in (JobState.SCHEDULED, JobState.RETRYING):
         return job.state
     return JobState.CREATED if scope.relayed else JobState.QUEUED
 
 
-def _restored(record: JobRecord, workers: Mapping[str | None, int], scope: Scope) -> dict[str, Any]:
+def _waits(message: Message) -> bool:
+    return bool(message.depends_on or message.group)
+
+
+def _restored(
+    record: JobRecord, message: Message, workers: Mapping[str | None, int], scope: Scope
+) -> dict[str, Any]:
     job, moment = record.job, scope.dialect.write_moment
     word = job.progress
     return {
@@ -264,7 +278,8 @@ def _restored(record: JobRecord, workers: Mapping[str | None, int], scope: Scope
         "ended": job.state.terminal,
         "state": job.state,
         "dead": job.state in DEAD,
-        "retrying": job.state is JobState.RETRYING,
+        "retrying": job.state is JobState.RETRYING and not _waits(message),
+        "cancel_requested": job.cancel_requested,
         "initial_state": record.initial_state,
         "failures": job.failures,
         "crashes": job.crashes,

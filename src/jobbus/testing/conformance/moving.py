@@ -265,6 +265,55 @@ class MoveCases(Suite):
             await queue.complete([done(held)])
         assert order == [new.job_id, *(m.job_id for m in old)]
 
+    async def test_a_job_in_its_back_off_waits_behind_its_group(
+        self, queue: BackgroundJobQueue, store: JobStore, ends: Movable
+    ) -> None:
+        held = await self.started(queue, message(group="tenant"))
+        await queue.abandon([back(held, self.long_delay)])
+        taken = await self.leave(ends)
+        new = message(group="tenant")
+        await queue.enqueue([new])
+        assert not await ends.take_in(taken.records, origin=None)
+        job = await self.job(store, held)
+        assert job.state is JobState.BLOCKED
+        check_history(await store.history(held.job_id), job)
+        first = await self.receive_one(queue)
+        assert first.job_id == new.job_id
+        await queue.complete([done(first)])
+        job = await self.job(store, held)
+        assert job.state in (JobState.SCHEDULED, JobState.RETRYING)
+        check_history(await store.history(held.job_id), job)
+
+    async def test_a_job_in_its_back_off_moves_with_its_group(
+        self, queue: BackgroundJobQueue, store: JobStore, ends: Movable
+    ) -> None:
+        held = await self.started(queue, message(group="tenant"))
+        await queue.abandon([back(held, self.long_delay)])
+        before = await self.job(store, held)
+        await self.move(ends)
+        job = await self.job(store, held)
+        assert (job.run_at, job.failures) == (before.run_at, 1)
+        check_history(await store.history(held.job_id), job)
+        await store.expedite([held.job_id])
+        assert (await self.receive_one(queue)).attempt == 2
+
+    async def test_a_message_that_is_sent_again_after_its_job_left_follows_it_into_nothing(
+        self, queue: BackgroundJobQueue, store: JobStore, ends: Movable
+    ) -> None:
+        sent = message()
+        await queue.enqueue([sent])
+        first = await self.leave(ends)
+        await queue.enqueue([sent])
+        meanwhile = await self.leave(ends)
+        assert (meanwhile.records, set(meanwhile.staying)) == ([], {sent.job_id})
+        await ends.note_arrival([sent.job_id])
+        again = await self.leave(ends)
+        assert [record.job.id for record in again.records] == [sent.job_id]
+        await self.arrive(ends, first.records)
+        await self.arrive(ends, again.records)
+        assert (await self.receive_one(queue)).job_id == sent.job_id
+        await self.nothing_comes(queue)
+
     async def test_a_unique_key_that_is_held_refuses_the_job_which_can_come_home(
         self, queue: BackgroundJobQueue, store: JobStore, ends: Movable
     ) -> None:

@@ -23,10 +23,16 @@ SELECT job_id::text, percent, stage, message, at FROM background_job_progress
 WHERE job_id IN (SELECT value::uuid FROM jsonb_array_elements_text(CAST(:ids AS jsonb)))
 ORDER BY seq
 
--- note_departure: lines of the journal
+-- on_the_way: which of these jobs are in the journal, and not known to be elsewhere
+SELECT job_id::text FROM background_job_moves
+WHERE NOT arrived AND job_id IN (SELECT value::uuid FROM jsonb_array_elements_text(CAST(:ids AS jsonb)))
+
+-- note_departure: lines of the journal, in place of those about the same jobs that have arrived
 INSERT INTO background_job_moves (job_id, target, record)
 SELECT id, target, record FROM jsonb_to_recordset(CAST(:batch AS jsonb)) AS m(
     id uuid, target text, record text)
+ON CONFLICT (job_id) DO UPDATE
+SET target = excluded.target, at = excluded.at, record = excluded.record, arrived = false
 
 -- lock_departures: one at a time takes jobs in
 SELECT pg_advisory_xact_lock(hashtextextended('background_job_moves', 0))
@@ -74,13 +80,13 @@ SET state = CASE WHEN m.ended THEN m.state
     snoozes = m.snoozes, generation = m.generation, worker = m.worker, created_at = m.created_at,
     run_at = m.run_at, started_at = m.started_at, expires_at = m.expires_at,
     unique_key = m.unique_key, group_name = m.group_name, progress = m.progress,
-    problem = coalesce(m.problem, j.problem),
+    problem = coalesce(m.problem, j.problem), cancel_requested = m.cancel_requested,
     result = coalesce(convert_to(m.result, 'UTF8'), decode(m.result_base64, 'base64'))
 FROM jsonb_to_recordset(CAST(:batch AS jsonb)) AS m(
     id uuid, ended boolean, state text, dead boolean, retrying boolean, initial_state text,
     failures integer, crashes integer, snoozes integer, generation integer, worker integer,
     created_at timestamptz, run_at timestamptz, started_at timestamptz, finished_at timestamptz,
-    expires_at timestamptz, unique_key text, group_name text, progress text, problem text,
+    expires_at timestamptz, cancel_requested boolean, unique_key text, group_name text, progress text, problem text,
     result text, result_base64 text)
 WHERE j.id = m.id
 

@@ -19,8 +19,14 @@ WHERE h.job_id IN (SELECT value FROM json_each(:ids)) ORDER BY h.seq
 SELECT job_id, percent, stage, message, at FROM background_job_progress
 WHERE job_id IN (SELECT value FROM json_each(:ids)) ORDER BY seq
 
--- note_departure: a line of the journal
+-- on_the_way: which of these jobs are in the journal, and not known to be elsewhere
+SELECT job_id FROM background_job_moves
+WHERE arrived = 0 AND job_id IN (SELECT value FROM json_each(:ids))
+
+-- note_departure: a line of the journal, in place of one about the same job that has arrived
 INSERT INTO background_job_moves (job_id, target, at, record) VALUES (:id, :target, :now, :record)
+ON CONFLICT (job_id) DO UPDATE
+SET target = excluded.target, at = excluded.at, record = excluded.record, arrived = 0
 
 -- lock_departures: one at a time takes jobs in; here the transaction is the lock
 SELECT 1
@@ -61,7 +67,7 @@ SET state = CASE WHEN :ended THEN :state
     generation = :generation, worker = :worker, created_at = :created_at, run_at = :run_at,
     started_at = :started_at, expires_at = :expires_at, unique_key = :unique_key,
     group_name = :group_name, progress = :progress, problem = coalesce(:problem, problem),
-    result = :result
+    result = :result, cancel_requested = :cancel_requested
 WHERE id = :id
 
 -- mark_waited_for: jobs for which others here wait already
