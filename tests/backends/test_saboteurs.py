@@ -49,7 +49,7 @@ async def judge(plan: Plan, queue: LedgerQueue, clock: VirtualClock) -> None:
     suite: Any = SUITES[plan.suite]()
     suite.clock = clock
     case: Callable[..., Awaitable[None]] = getattr(suite, plan.case)
-    given: dict[str, Any] = {"queue": queue, "store": queue, **plan.parameters}
+    given: dict[str, Any] = {"queue": queue, "store": queue, "ends": queue, **plan.parameters}
     wanted = inspect.signature(case).parameters
     await case(**{name: value for name, value in given.items() if name in wanted})
 

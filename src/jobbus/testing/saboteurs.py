@@ -23,8 +23,9 @@ from jobbus.message import (
     Message,
     OnFailure,
 )
+from jobbus.movable import Departure, JobRecord, TakenOut
 from jobbus.store import CancelOutcome, JobFilter, Page
-from jobbus.testing.wrapping import LedgerQueue, QueueWrapper
+from jobbus.testing.wrapping import LedgerQueue, MovableWrapper, QueueWrapper
 
 
 class Saboteur(QueueWrapper):
@@ -283,6 +284,36 @@ class PromisesLess(Saboteur):
         return replace(super().capabilities, priorities=False)
 
 
+class MovesWithoutThePast(MovableWrapper):
+    """What arrives has never been tried before."""
+
+    async def take_in(
+        self, records: Sequence[JobRecord], *, origin: str | None
+    ) -> Mapping[str, str]:
+        fresh = [replace(one, history=(), job=replace(one.job, attempt=0)) for one in records]
+        return await super().take_in(fresh, origin=origin)
+
+
+class KeepsWhatLeft(MovableWrapper):
+    """What was taken out is still here."""
+
+    async def take_out(
+        self, where: JobFilter, *, to: str, limit: int, after: str | None = None
+    ) -> TakenOut:
+        taken = await super().take_out(where, to=to, limit=limit, after=after)
+        await self.inner.enqueue([record.message() for record in taken.records])
+        return taken
+
+
+class LosesTheJournal(MovableWrapper):
+    """Whoever dies on the way has lost what it carried."""
+
+    async def departures(
+        self, *, limit: int, after: str | None = None, ids: Sequence[str] | None = None
+    ) -> Sequence[Departure]:
+        return []
+
+
 Suite = Literal["queue", "store"]
 
 
@@ -290,7 +321,7 @@ Suite = Literal["queue", "store"]
 class Plan:
     """A saboteur, and the case that must fail on it while it passes on the honest queue."""
 
-    saboteur: Callable[[LedgerQueue], Saboteur]
+    saboteur: Callable[[Any], QueueWrapper]
     suite: Suite
     case: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -382,5 +413,8 @@ PLANS: Final[Sequence[Plan]] = (
         {"timed_out": False, "state": JobState.FAILED},
     ),
     Plan(PauseIsForgotten, "store", "test_a_paused_queue_hands_out_nothing"),
+    Plan(MovesWithoutThePast, "store", "test_the_history_goes_on_with_the_move"),
+    Plan(KeepsWhatLeft, "store", "test_nobody_receives_what_was_taken_out"),
+    Plan(LosesTheJournal, "store", "test_the_journal_tells_what_left_and_what_has_arrived"),
     Plan(PagesOverlap, "store", "test_pages_are_complete_and_without_repetition"),
 )

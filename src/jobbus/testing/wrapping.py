@@ -17,6 +17,7 @@ from jobbus.message import (
     Message,
     QueueDepth,
 )
+from jobbus.movable import Departure, JobRecord, Movable, TakenOut
 from jobbus.queue import BackgroundJobQueue
 from jobbus.store import (
     CancelOutcome,
@@ -161,3 +162,34 @@ class QueueWrapper:
 
     async def events(self, *, after: int) -> tuple[Sequence[JobEvent], int]:
         return await self.inner.events(after=after)
+
+
+class MovableQueue(LedgerQueue, Movable, Protocol):
+    """A queue that declares ``ledger``, and whose jobs can be moved."""
+
+
+class MovableWrapper(QueueWrapper):
+    """Passes the verbs of :class:`~jobbus.movable.Movable` on as well."""
+
+    inner: MovableQueue
+
+    async def take_out(
+        self, where: JobFilter, *, to: str, limit: int, after: str | None = None
+    ) -> TakenOut:
+        return await self.inner.take_out(where, to=to, limit=limit, after=after)
+
+    async def take_in(
+        self, records: Sequence[JobRecord], *, origin: str | None
+    ) -> Mapping[str, str]:
+        return await self.inner.take_in(records, origin=origin)
+
+    async def departures(
+        self, *, limit: int, after: str | None = None, ids: Sequence[str] | None = None
+    ) -> Sequence[Departure]:
+        return await self.inner.departures(limit=limit, after=after, ids=ids)
+
+    async def note_arrival(self, job_ids: Sequence[str]) -> None:
+        await self.inner.note_arrival(job_ids)
+
+    async def forget_departures(self, job_ids: Sequence[str]) -> None:
+        await self.inner.forget_departures(job_ids)
