@@ -54,6 +54,11 @@ PEERS: Final = {
         "jobbus-keys": ("jobbus_peer", "keys"),
         "raw": ("raw_redis", "default"),
         "raw-sync": ("raw_redis_sync", "default"),
+        "huey": ("huey_peer", "best"),
+        "taskiq": ("taskiq_peer", "best"),
+        "saq": ("saq_peer", "best"),
+        "arq": ("arq_peer", "best"),
+        "dramatiq": ("dramatiq_peer", "best"),
     },
     "aws_sqs": {
         "jobbus": ("jobbus_peer", "default"),
@@ -71,6 +76,7 @@ PEERS: Final = {
 }
 SLOW: Final = {
     "chancy": 4, "procrastinate": 20, "huey": 10, "litequeue": 10,
+    "saq": 10, "arq": 10, "dramatiq": 4, "taskiq": 4,
 }  # fmt: skip
 """Peers that take so many times longer get so many times fewer jobs."""
 CASES: Final = ("enqueue", "bulk", "drain", "latency")
