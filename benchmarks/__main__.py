@@ -54,6 +54,11 @@ PEERS: Final = {
         "jobbus-keys": ("jobbus_peer", "keys"),
         "raw": ("raw_redis", "default"),
         "raw-sync": ("raw_redis_sync", "default"),
+        "bullmq": ("bullmq_peer", "100"),
+        "bullmq-1": ("bullmq_peer", "1"),
+        "bullmq-10": ("bullmq_peer", "10"),
+        "bullmq-50": ("bullmq_peer", "50"),
+        "bullmq-300": ("bullmq_peer", "300"),
         "huey": ("huey_peer", "best"),
         "taskiq": ("taskiq_peer", "best"),
         "saq": ("saq_peer", "best"),
@@ -76,7 +81,7 @@ PEERS: Final = {
 }
 SLOW: Final = {
     "chancy": 4, "procrastinate": 20, "huey": 10, "litequeue": 10,
-    "saq": 10, "arq": 10, "dramatiq": 4, "taskiq": 4,
+    "bullmq-1": 10, "saq": 10, "arq": 10, "dramatiq": 4, "taskiq": 4,
 }  # fmt: skip
 """Peers that take so many times longer get so many times fewer jobs."""
 CASES: Final = ("enqueue", "bulk", "drain", "latency")
