@@ -23,6 +23,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 from benchmarks.case import Case
+from benchmarks.redis_server import APPENDFSYNC, redis_server
 from benchmarks.sqs import queues
 
 PEERS: Final = {
@@ -47,6 +48,23 @@ PEERS: Final = {
         "dramatiq": ("dramatiq_peer", "best"),
         "taskiq": ("taskiq_peer", "best"),
     },
+    "redis": {
+        "jobbus": ("jobbus_peer", "default"),
+        "jobbus-best": ("jobbus_peer", "best"),
+        "jobbus-keys": ("jobbus_peer", "keys"),
+        "raw": ("raw_redis", "default"),
+        "raw-sync": ("raw_redis_sync", "default"),
+        "bullmq": ("bullmq_peer", "100"),
+        "bullmq-1": ("bullmq_peer", "1"),
+        "bullmq-10": ("bullmq_peer", "10"),
+        "bullmq-50": ("bullmq_peer", "50"),
+        "bullmq-300": ("bullmq_peer", "300"),
+        "huey": ("huey_peer", "best"),
+        "taskiq": ("taskiq_peer", "best"),
+        "saq": ("saq_peer", "best"),
+        "arq": ("arq_peer", "best"),
+        "dramatiq": ("dramatiq_peer", "best"),
+    },
     "aws_sqs": {
         "jobbus": ("jobbus_peer", "default"),
         "jobbus-best": ("jobbus_peer", "best"),
@@ -61,13 +79,16 @@ PEERS: Final = {
         "litequeue": ("litequeue_peer", "default"),
     },
 }
-SLOW: Final = {"chancy": 4, "procrastinate": 20, "huey": 10, "litequeue": 10}
+SLOW: Final = {
+    "chancy": 4, "procrastinate": 20, "huey": 10, "litequeue": 10,
+    "bullmq-1": 10, "saq": 10, "arq": 10, "dramatiq": 4, "taskiq": 4,
+}  # fmt: skip
 """Peers that take so many times longer get so many times fewer jobs."""
 CASES: Final = ("enqueue", "bulk", "drain", "latency")
 SHARES: Final = {"enqueue": 20, "together": 4, "rest": 1000}
 """Cases of single jobs get that share of ``--jobs``."""
 PICK_UPS: Final = 200
-MEASURES: Final = {"latency": "p50", "across": "p50", "rest": "rss_mb"}
+MEASURES: Final = {"latency": "p50", "across": "p50", "rest": "rss_mb", "steps": "cpu_us_per_job"}
 SERVER: Final = "postgresql://postgres@127.0.0.1:5432/postgres"
 RABBITMQ: Final = "amqp://guest:guest@127.0.0.1:5672/"
 SECONDS: Final = 600
@@ -91,7 +112,10 @@ def main() -> int:
                 found[case].setdefault(name, []).append(answer)
     _print_ratios(found)
     if asked.json:
-        Path(asked.json).write_text(json.dumps(_document(found), indent=1) + "\n", "utf-8")
+        document = _document(found)
+        if asked.backend == "redis":
+            document["server"] = {"appendonly": "yes", "appendfsync": asked.appendfsync}
+        Path(asked.json).write_text(json.dumps(document, indent=1) + "\n", "utf-8")
     return 0
 
 
@@ -103,6 +127,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--server", default=os.environ.get("TEST_DATABASE_CONNECTION", SERVER))
+    parser.add_argument(
+        "--appendfsync", choices=APPENDFSYNC, default="everysec", help="of every Redis"
+    )
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -113,7 +140,9 @@ def _known(backend: str, name: str) -> bool:
         raise SystemExit(f"no peer {name!r} on {backend}; there are {', '.join(PEERS[backend])}")
     module = PEERS[backend][name][0]
     try:
-        _peer(module)
+        peer = _peer(module)
+        if hasattr(peer, "prepare_backend"):
+            peer.prepare_backend(backend)
     except ImportError as error:
         print(f"{name} is left out: {error}", file=sys.stderr)
         return False
@@ -121,7 +150,10 @@ def _known(backend: str, name: str) -> bool:
 
 
 def _peer(module: str) -> Any:
-    """A module with a function for each case, or with ``run`` for all and the list ``CASES``."""
+    """A module with a function for each case, or with ``run`` for all and the list ``CASES``.
+
+    ``prepare_backend``, where it has one, raises ImportError if it cannot be had there.
+    """
     return import_module(f"benchmarks.peers.{module}")
 
 
@@ -133,7 +165,7 @@ def _measure(
     if case not in getattr(peer, "CASES", vars(peer)):
         return None
     jobs = PICK_UPS if MEASURES.get(case) == "p50" else asked.jobs // SHARES.get(case, 1)
-    if case not in SHARES and MEASURES.get(case) is None:
+    if case not in SHARES and MEASURES.get(case, "cpu_us_per_job") == "cpu_us_per_job":
         jobs = max(jobs // SLOW.get(name, 1) // 1000, 1) * 1000
     with _database(asked) as url:
         wish = json.dumps([module, case, url, jobs, setting])
@@ -171,6 +203,10 @@ def _database(asked: argparse.Namespace) -> Iterator[str]:
         return
     if asked.backend == "aws_sqs":
         with queues() as address:
+            yield address
+        return
+    if asked.backend == "redis":
+        with redis_server(asked.appendfsync) as address:
             yield address
         return
     import psycopg

@@ -32,7 +32,7 @@ class Case:
 
 @dataclass(slots=True)
 class Stopwatch:
-    """Wall seconds, this process's CPU seconds, and what a Postgres server wrote meanwhile."""
+    """Wall seconds, this process's CPU seconds, and what the database server did meanwhile."""
 
     case: Case
     seconds: float = 0.0
@@ -53,12 +53,33 @@ class Stopwatch:
 
 
 def _server_counters(url: str) -> dict[str, float]:
-    """Bytes of WAL and writing transactions so far, and statements where they are counted.
+    """What the server has done so far, as far as it tells, for a Postgres or a Redis.
 
     The whole server's: measure on one that does nothing else.
     """
-    if not url.startswith("postgres"):
-        return {}
+    if url.startswith("postgres"):
+        return _postgres_counters(url)
+    if url.startswith("redis"):
+        return _redis_counters(url)
+    return {}
+
+
+def _redis_counters(url: str) -> dict[str, float]:
+    """Microseconds of CPU, commands from clients and scripts, and bytes of append-only file."""
+    from redis import Redis
+
+    with Redis.from_url(url) as client:
+        told: dict[str, Any] = client.info("everything")
+    seconds = told["used_cpu_user"] + told["used_cpu_sys"]
+    return {
+        "server_cpu_us": seconds * 1e6,
+        "commands": float(told["total_commands_processed"]),
+        "file_bytes": float(told["aof_current_size"]),
+    }
+
+
+def _postgres_counters(url: str) -> dict[str, float]:
+    """Bytes of WAL and writing transactions, and statements where they are counted."""
     import psycopg
 
     with psycopg.connect(url, autocommit=True) as connection:

@@ -1,17 +1,32 @@
-"""Dramatiq: eight threads, confirmed delivery, no results."""
+"""Dramatiq: eight threads, no results; confirmed delivery on RabbitMQ."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+from importlib import import_module
 from typing import Any
 
 import dramatiq
-from dramatiq.brokers.rabbitmq import RabbitmqBroker
 
 from benchmarks.case import PAYLOAD, Case, Stopwatch, rate_answer, tell
 
 CASES = ("enqueue", "bulk", "drain")
+
+
+def prepare_backend(backend: str) -> None:
+    """Raises ImportError where its broker for this backend is not installed."""
+    import_module(f"dramatiq.brokers.{backend}")
+
+
+def broker_at(url: str) -> dramatiq.Broker:
+    if url.startswith("redis"):
+        from dramatiq.brokers.redis import RedisBroker
+
+        return RedisBroker(url=url)
+    from dramatiq.brokers.rabbitmq import RabbitmqBroker
+
+    return RabbitmqBroker(url=url, confirm_delivery=True)
 
 
 async def run(case: Case) -> None:
@@ -19,7 +34,7 @@ async def run(case: Case) -> None:
 
 
 def run_here(case: Case) -> None:
-    broker = RabbitmqBroker(url=case.url, confirm_delivery=True)
+    broker = broker_at(case.url)
     done = 0
     lock = threading.Lock()
     finished = threading.Event()

@@ -1,4 +1,4 @@
-"""Huey on SQLite with one worker thread; it takes a job off the queue before running it."""
+"""Huey on SQLite or Redis, one worker thread; it takes a job off the queue before running it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import threading
 import time
 from typing import Any
 
-from huey import SqliteHuey
+from huey import Huey, RedisHuey, SqliteHuey
 
 from benchmarks.case import PAYLOAD, WARM_UP, Case, Stopwatch, latency_answer, rate_answer, tell
 
 
-def application(case: Case) -> SqliteHuey:
+def application(case: Case) -> Huey:
+    if case.url.startswith("redis"):
+        return RedisHuey(url=case.url, results=True)
     path = case.url.removeprefix("sqlite:///")
     return SqliteHuey(filename=path, fsync=True, results=True)
 

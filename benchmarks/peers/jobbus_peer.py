@@ -1,4 +1,7 @@
-"""jobbus as a user gets it: every guarantee on, the default worker, a no-op async handler."""
+"""jobbus as a user gets it: every guarantee on, the default worker, a no-op async handler.
+
+``best`` has more slots; with ``keys`` each job has an idempotency key of its own.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,10 @@ import asyncio
 import json
 import multiprocessing
 import time
+from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, Final
+from uuid import uuid4
 
 from benchmarks.case import (
     PAYLOAD,
@@ -21,12 +27,15 @@ from benchmarks.case import (
 from benchmarks.sqs import counting_requests
 from jobbus import JobBus, Worker
 from jobbus.job import UNFINISHED
+from jobbus.job_type import JobType
+from jobbus.message import Completion, Delivery
 from jobbus.store import JobFilter
 from jobbus.worker.process import tune_collector
 
 BEST_CONCURRENCY: Final = 50
 PROCESSES: Final = 4
 BATCH: Final = 1000
+STEP: Final = 200
 FINISHED: Final = """
 INSERT INTO background_jobs (
     id, queue, job_type, state, initial_state, priority, attempt, max_attempts, max_crashes,
@@ -58,7 +67,7 @@ async def enqueue(case: Case) -> None:
     watch = Stopwatch(case)
     with watch.running():
         for _ in range(case.jobs):
-            await nothing.enqueue(PAYLOAD)
+            await asked(case).enqueue(PAYLOAD)
     tell(rate_answer(watch))
     await bus.close()
 
@@ -69,7 +78,7 @@ async def together(case: Case) -> None:
 
     async def some() -> None:
         for _ in range(case.jobs // 20):
-            await nothing.enqueue(PAYLOAD)
+            await asked(case).enqueue(PAYLOAD)
 
     watch = Stopwatch(case)
     with watch.running():
@@ -82,14 +91,14 @@ async def bulk(case: Case) -> None:
     await opened()
     watch = Stopwatch(case)
     with watch.running():
-        await fill(case.jobs)
+        await fill(case)
     tell(rate_answer(watch))
     await bus.close()
 
 
 async def drain(case: Case) -> None:
     await opened()
-    await fill(case.jobs)
+    await fill(case)
     await _drain(case)
 
 
@@ -101,7 +110,7 @@ async def finished(case: Case) -> None:
     with psycopg.connect(case.url, autocommit=True) as connection:
         connection.execute(FINISHED, [json.dumps(PAYLOAD)])
         connection.execute("VACUUM ANALYZE background_jobs")
-    await fill(case.jobs)
+    await fill(case)
     await _drain(case)
 
 
@@ -122,7 +131,7 @@ async def latency(case: Case) -> None:
         await asyncio.sleep(0.01)
         picked.clear()
         sent = time.perf_counter()
-        await note.enqueue(PAYLOAD)
+        await asked(case, note).enqueue(PAYLOAD)
         async with asyncio.timeout(10):
             await picked.wait()
         seconds.append(picked_at[-1] - sent)
@@ -151,6 +160,34 @@ async def across(case: Case) -> None:
     await bus.close()
 
 
+async def steps(case: Case) -> None:
+    """What enqueueing, claiming and completing cost by themselves, without a worker."""
+    await opened()
+    enqueueing, claiming, completing = (Stopwatch(case) for _ in range(3))
+    with enqueueing.running():
+        await fill(case)
+    held: list[Sequence[Delivery]] = []
+    with claiming.running():
+        while found := await bus.queue.receive(
+            "default", limit=STEP, wait=timedelta(0), lease=timedelta(minutes=10)
+        ):
+            held.append(found)
+    with completing.running():
+        for some in held:
+            await bus.queue.complete([Completion(delivery=one, result=b"1") for one in some])
+    parts = {"enqueue": enqueueing, "claim": claiming, "complete": completing}
+    tell({
+        "cpu_us_per_job": sum(watch.cpu for watch in parts.values()) / case.jobs * 1e6,
+        **{
+            f"{part}_{name}": value
+            for part, watch in parts.items()
+            for name, value in rate_answer(watch).items()
+            if name.endswith("us_per_job")
+        },
+    })  # fmt: skip
+    await bus.close()
+
+
 async def rest(case: Case) -> None:
     """The memory of a worker that has nothing to do."""
     await opened()
@@ -171,9 +208,16 @@ async def opened() -> None:
     await bus.open()
 
 
-async def fill(jobs: int) -> None:
-    for _ in range(jobs // BATCH):
-        await bus.enqueue_many([nothing.message(PAYLOAD) for _ in range(BATCH)])
+def asked(
+    case: Case, job: JobType[[dict[str, Any]], int] = nothing
+) -> JobType[[dict[str, Any]], int]:
+    """The job as this case enqueues it."""
+    return job.options(idempotency_key=uuid4().hex) if case.setting == "keys" else job
+
+
+async def fill(case: Case) -> None:
+    for _ in range(case.jobs // BATCH):
+        await bus.enqueue_many([asked(case).message(PAYLOAD) for _ in range(BATCH)])
 
 
 async def _drain(case: Case) -> None:
@@ -203,7 +247,7 @@ async def _drain(case: Case) -> None:
 
 async def _processes(case: Case, number: int) -> None:
     await opened()
-    await fill(case.jobs)
+    await fill(case)
     spawn = multiprocessing.get_context("spawn")
     begin = spawn.Event()
     workers = [spawn.Process(target=_work_elsewhere, args=(begin,)) for _ in range(number)]

@@ -1,12 +1,13 @@
-"""taskiq on aio-pika: its own durable queue, 100 tasks at once, prefetch 100."""
+"""taskiq, 100 tasks at once: on aio-pika with prefetch 100, on Redis reading streams by 100."""
 
 from __future__ import annotations
 
 import asyncio
+from importlib import import_module
 from typing import Any
 
+from taskiq import AsyncBroker
 from taskiq.receiver import Receiver
-from taskiq_aio_pika import AioPikaBroker
 
 from benchmarks.case import PAYLOAD, Case, Stopwatch, rate_answer, tell
 
@@ -14,8 +15,23 @@ CASES = ("enqueue", "bulk", "drain")
 WINDOW = 500
 
 
+def prepare_backend(backend: str) -> None:
+    """Raises ImportError where its broker for this backend is not installed."""
+    import_module("taskiq_redis" if backend == "redis" else "taskiq_aio_pika")
+
+
+def broker_at(url: str) -> AsyncBroker:
+    if url.startswith("redis"):
+        from taskiq_redis import RedisStreamBroker
+
+        return RedisStreamBroker(url, xread_count=100)
+    from taskiq_aio_pika import AioPikaBroker
+
+    return AioPikaBroker(url, qos=100)
+
+
 async def run(case: Case) -> None:
-    broker = AioPikaBroker(case.url, qos=100)
+    broker = broker_at(case.url)
     done = 0
     finished = asyncio.Event()
 
