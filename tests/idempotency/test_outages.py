@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -375,3 +376,37 @@ async def test_an_operator_is_told_of_a_redis_that_may_forget_keys(
     finally:
         await client.config_set("maxmemory-policy", "noeviction")
         await store.close()
+
+
+async def test_a_slot_takes_its_next_job_while_the_success_before_is_recorded(
+    store: SwitchedStore,
+) -> None:
+    """And a worker that is stopped meanwhile leaves when the queue has heard of both (D-7)."""
+    telling, go_on = asyncio.Event(), asyncio.Event()
+
+    async def hold_up(verb: str) -> None:
+        if verb == "complete":
+            telling.set()
+            await go_on.wait()
+
+    store.switch.before = hold_up
+    seen: list[int] = []
+    async with ledger_bus(store) as bus:
+
+        @bus.job
+        async def work(number: int) -> None:
+            seen.append(number)
+
+        ids = [await work.options(idempotency_key=f"k{n}").enqueue(n) for n in range(3)]
+        worker = Worker(bus, concurrency=1)
+        working = asyncio.create_task(worker.run())
+        await telling.wait()
+        await until(lambda: seen == [0, 1, 2], "all handlers")
+        jobs = [await bus.get(job_id) for job_id in ids]
+        assert [job.state for job in jobs if job is not None] == [JobState.RUNNING] * 3
+        worker.stop()
+        assert not working.done()
+        go_on.set()
+        await working
+        for job_id in ids:
+            assert (await completed(bus, job_id)).attempt == 1

@@ -1,4 +1,4 @@
-"""Idempotency keys in Redis: one script for each request, one round trip for a batch of them."""
+"""Idempotency keys in Redis: a batch of requests is one script and one round trip."""
 
 from __future__ import annotations
 
@@ -45,6 +45,8 @@ _PREFIX: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _SCHEME: Final = re.compile(r"(rediss?|unix)://")
 _DEADLINE: Final = timedelta(seconds=5)
 _MAX_CONNECTIONS: Final = 10
+_TOGETHER: Final = 100
+"""Keys for one script: others wait meanwhile."""
 _STATES: Final = {
     b"i": KeyState.IN_PROGRESS,
     b"r": KeyState.RELEASED,
@@ -62,7 +64,9 @@ class _Script:
 
 @lru_cache(maxsize=8)
 def _script(name: str) -> _Script:
-    text = files(__package__).joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+    folder = files(__package__) / "lua"
+    parts = [(folder / f"{part}.lua").read_text(encoding="utf-8") for part in ("base", name)]
+    text = "\n".join(parts)
     # Redis names scripts by this digest; nothing is protected by it.
     return _Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
@@ -71,8 +75,9 @@ class RedisIdempotencyStore:
     """Keys in Redis 6.2 or newer, seen by every process that reaches it.
 
     Each key is one hash under ``PREFIX:idempotency:{DIGEST}``: what callers chose never becomes
-    part of a Redis key, and the braces keep every script within one slot of a cluster. What Redis
-    acknowledged may be lost with its machine, for up to a second with ``appendfsync everysec``.
+    part of a Redis key. The braces let a cluster spread them; there each key is a script of its
+    own. What Redis acknowledged may be lost with its machine, for up to a second with
+    ``appendfsync everysec``.
     """
 
     def __init__(
@@ -98,6 +103,8 @@ class RedisIdempotencyStore:
         self._prefix = prefix
         self._deadline = deadline
         self._client: Redis | None = None
+        self._apart = False
+        """Keys may not share a script, as their slots differ."""
 
     async def open(self) -> None:
         if self._client is None:
@@ -211,37 +218,55 @@ class RedisIdempotencyStore:
                 state,
                 self._ttl_ms,
                 end.hold.job_id,
-                *(() if end.data is None else (end.data,)),
+                b"-" if end.data is None else b"+" + end.data,
             )
             for end in ends
         ]
         return _answers(await self._run("finish", calls))
 
     async def _run(self, name: str, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """The script once for each call, whose first value is the key, in one round trip."""
+        """The script's answer to each call, whose first value is the key; in one round trip."""
         if not calls:
             return []
+        step = 1 if self._apart else _TOGETHER
+        batches = [calls[start : start + step] for start in range(0, len(calls), step)]
         script = _script(name)
         with _translated():
-            rows = await self._pipelined("evalsha", script.sha, calls)
-            unknown = [i for i, row in enumerate(rows) if isinstance(row, exceptions.NoScriptError)]
+            answers = await self._pipelined("evalsha", script.sha, batches)
+            unknown = [i for i, row in enumerate(answers) if _is_unknown(row)]
             if unknown:
                 # A server that was restarted, or failed over to, has not seen the script yet.
-                again = await self._pipelined("eval", script.text, [calls[i] for i in unknown])
+                again = await self._pipelined("eval", script.text, [batches[i] for i in unknown])
                 for index, row in zip(unknown, again, strict=True):
-                    rows[index] = row
-            for row in rows:
+                    answers[index] = row
+            for row in answers:
+                if _is_crossing(row) and not self._apart:
+                    # A node of a cluster. What was done meanwhile, done again changes nothing.
+                    self._apart = True
+                    return await self._run(name, calls)
                 if isinstance(row, Exception):
                     raise row
-        return rows
+        return [answer for row in answers for answer in row]
 
     async def _pipelined(
-        self, command: str, script: str, calls: Sequence[tuple[Any, ...]]
+        self, command: str, script: str, batches: Sequence[Sequence[tuple[Any, ...]]]
     ) -> list[Any]:
         async with self._opened.pipeline(transaction=False) as pipeline:
-            for key, *arguments in calls:
-                getattr(pipeline, command)(script, 1, self._name(key), *arguments)
+            for batch in batches:
+                names = [self._name(call[0]) for call in batch]
+                arguments = [argument for call in batch for argument in call[1:]]
+                getattr(pipeline, command)(
+                    script, len(names), *names, len(batch[0]) - 1, *arguments
+                )
             return list(await pipeline.execute(raise_on_error=False))
+
+
+def _is_unknown(row: Any) -> bool:
+    return isinstance(row, exceptions.NoScriptError)
+
+
+def _is_crossing(row: Any) -> bool:
+    return isinstance(row, exceptions.ResponseError) and "CROSSSLOT" in str(row)
 
 
 def _microseconds(span: timedelta) -> int:

@@ -137,7 +137,8 @@ class Idempotency:
     ) -> Settlement | None:
         """What becomes of the delivery; ``attempt`` runs where its key is to be had.
 
-        None when nothing may be told, because the lease or the key is another's.
+        A success is yet :meth:`to_record`. None when nothing may be told, because the lease or the
+        key is another's.
         """
         message = holder.delivery.message
         try:
@@ -271,9 +272,9 @@ class Idempotency:
             holder.hold_ending = True
             self._later(self._tell(self._release, hold))
             raise
-        if isinstance(settlement, Completion) and not settlement.cancelled:
-            return await self._completed(holder, hold, settlement)
         holder.hold_ending = True
+        if _succeeded(settlement):
+            return settlement
         # Under the job's own id nothing is remembered of a failure: it would keep a redrive from
         # running, and there is no other job that shares the key.
         keyed = holder.delivery.message.idempotency_key is not None
@@ -284,13 +285,19 @@ class Idempotency:
             await self._tell(self._release, hold)
         return settlement
 
-    async def _completed(
-        self, holder: Holder, hold: KeyHold, settlement: Completion
-    ) -> Settlement | None:
-        """Record the success, and only then let the queue be told (D-7)."""
-        holder.hold_ending = True
-        telling = asyncio.ensure_future(self._insist(end_of(hold, settlement), holder))
-        answer = await _finished(telling)
+    def to_record(self, holder: Holder, settlement: Settlement) -> bool:
+        """Whether this is a success that the store must know of before the queue (D-7)."""
+        return holder.hold is not None and _succeeded(settlement)
+
+    async def record(self, holder: Holder, done: Completion) -> Completion | None:
+        """Record a success under its key; None when the queue must not be told of it.
+
+        Takes as long as the store is away, while the key is surely ours.
+        """
+        hold = holder.hold
+        if hold is None:
+            return done
+        answer = await self._insist(end_of(hold, done), holder)
         message = holder.delivery.message
         if answer is None:
             log.error("job %s: its idempotency key could not be completed", message.job_id)
@@ -302,7 +309,7 @@ class Idempotency:
                 "with the same key may do it again",
                 message.job_id,
             )
-            return settlement
+            return done
         if answer is not Answer.OK:
             self._count(KeyEvent.FENCED, message)
             log.warning(
@@ -310,7 +317,7 @@ class Idempotency:
                 message.job_id,
             )
             return None
-        return settlement
+        return done
 
     async def _insist(self, end: KeyEnd, holder: Holder) -> Answer | None:
         """Repeat over outages while the key is surely ours; None when that did not suffice."""
@@ -361,15 +368,8 @@ class Idempotency:
         task.add_done_callback(self._undoing.discard)
 
 
-async def _finished(telling: asyncio.Future[Answer | None]) -> Answer | None:
-    """The answer; the work is done, so one cancellation does not stop us from telling. Two do."""
-    for _ in range(2):
-        try:
-            return await asyncio.shield(telling)
-        except asyncio.CancelledError:
-            continue
-    telling.cancel()
-    return None
+def _succeeded(settlement: Settlement | None) -> bool:
+    return isinstance(settlement, Completion) and not settlement.cancelled
 
 
 def end_of(hold: KeyHold, done: Completion) -> KeyEnd:

@@ -18,6 +18,7 @@ from typing import Any, Final
 from jobbus.errors import BackendError, BackendFull, BackendUnavailable
 from jobbus.job import Progress
 from jobbus.message import Abandonment, Completion, DeadLetter, Delivery
+from jobbus.middleware.idempotency import Idempotency
 from jobbus.queue import BackgroundJobQueue
 from jobbus.store import JobStore
 
@@ -42,6 +43,7 @@ class Settler:
         on_lost: Callable[[Delivery], None],
         on_settled: Callable[[Held], None],
         on_progress: Callable[[Held, Progress], None],
+        guard: Idempotency | None = None,
     ) -> None:
         self._store = store
         self._longest_delay = queue.capabilities.max_delay or timedelta.max
@@ -49,6 +51,8 @@ class Settler:
         self._on_lost = on_lost
         self._on_settled = on_settled
         self._on_progress = on_progress
+        self._guard = guard
+        self._recording: set[asyncio.Task[None]] = set()
         self._verbs: Sequence[tuple[type[Settlement], Verb]] = (
             (Completion, queue.complete),
             (Abandonment, queue.abandon),
@@ -63,11 +67,46 @@ class Settler:
 
     @property
     def pending(self) -> int:
-        return len(self._buffer) + self._flushing
+        return len(self._buffer) + self._flushing + len(self._recording)
 
     def submit(self, held: Held, settlement: Settlement) -> None:
         """Take an outcome. Returns at once; the delivery stays held until it has been told."""
         held.finished = True
+        if (
+            self._guard is not None
+            and isinstance(settlement, Completion)
+            and self._guard.to_record(held, settlement)
+        ):
+            # Beside the slots, so that successes of one moment are recorded together.
+            self._idle.clear()
+            task = asyncio.create_task(self._record_key(self._guard, held, settlement))
+            self._recording.add(task)
+            task.add_done_callback(self._recorded)
+            return
+        self._buffer_up(held, settlement)
+
+    async def _record_key(self, guard: Idempotency, held: Held, done: Completion) -> None:
+        """Let the store of keys know of a success, and only then the queue (D-7)."""
+        try:
+            kept = await guard.record(held, done)
+        except Exception:
+            log.exception("the key of job %s could not be completed", held.delivery.job_id)
+            kept = None
+        if kept is None:
+            self.drop(held)
+            self._on_lost(held.delivery)
+        else:
+            self._buffer_up(held, kept)
+
+    def _recorded(self, task: asyncio.Task[None]) -> None:
+        self._recording.discard(task)
+        self._rest_if_idle()
+
+    def _rest_if_idle(self) -> None:
+        if not self.pending:
+            self._idle.set()
+
+    def _buffer_up(self, held: Held, settlement: Settlement) -> None:
         if type(settlement) is Abandonment and settlement.delay > self._longest_delay:
             # Back sooner than asked, to be put off again: better than not at all.
             settlement = replace(settlement, delay=self._longest_delay)
@@ -84,16 +123,20 @@ class Settler:
 
     async def run(self) -> None:
         """Flush until cancelled."""
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._buffer:
-                batch = self._buffer[:MAX_BATCH]
-                del self._buffer[:MAX_BATCH]
-                self._flushing = len(batch)
-                await self._flush(batch)
-                self._flushing = 0
-            self._idle.set()
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                while self._buffer:
+                    batch = self._buffer[:MAX_BATCH]
+                    del self._buffer[:MAX_BATCH]
+                    self._flushing = len(batch)
+                    await self._flush(batch)
+                    self._flushing = 0
+                self._rest_if_idle()
+        finally:
+            for task in self._recording:
+                task.cancel()
 
     async def flushed(self) -> None:
         """Until nothing is left to tell."""

@@ -166,6 +166,7 @@ class Worker:
             on_lost=self._told_lost,
             on_settled=self._notices.recorded,
             on_progress=self._notices.progressed,
+            guard=self.guard,
         )
         self._heartbeat = Heartbeat(
             queue,

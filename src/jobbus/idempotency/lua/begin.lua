@@ -1,41 +1,31 @@
--- begin: claim a key, or say why not. Time is the server's, in microseconds (RD-5).
--- KEYS[1] record; ARGV: owner, fingerprint, job id, lease in microseconds, time to live in
--- milliseconds, crashes allowed.
+-- begin: claim a key, or say why not. Arguments: owner, fingerprint, job id, lease in microseconds,
+-- time to live in milliseconds, crashes allowed.
 -- Fields: s state (i, r, c, f), o owner, f fence, c crashes, p fingerprint, l lease until, j job, d data
-local owner, fingerprint, job, lease, ttl, most = unpack(ARGV)
-local time = redis.call('TIME')
-local now = time[1] * 1000000 + time[2]
-local state, holder, fence, crashes, print, until_, by, data =
-    unpack(redis.call('HMGET', KEYS[1], 's', 'o', 'f', 'c', 'p', 'l', 'j', 'd'))
+return each(function(key, owner, fingerprint, job, lease, ttl, most)
+  local state, holder, fence, crashes, print, until_, by, data =
+    unpack(call('HMGET', key, 's', 'o', 'f', 'c', 'p', 'l', 'j', 'd'))
 
-local function write(answer, new_owner, new_fence, new_crashes, new_lease)
-    redis.call('HSET', KEYS[1], 's', 'i', 'o', new_owner, 'f', new_fence, 'c', new_crashes,
-        'p', fingerprint, 'l', string.format('%.0f', new_lease), 'j', job)
-    redis.call('PEXPIRE', KEYS[1], ttl)
-    return {answer, new_fence}
-end
+  local function write(answer, new_owner, new_fence, new_crashes, new_lease)
+    call('HSET', key, 's', 'i', 'o', new_owner, 'f', new_fence, 'c', new_crashes, 'p', fingerprint,
+      'l', string.format('%.0f', new_lease), 'j', job)
+    call('PEXPIRE', key, ttl)
+    return { answer, new_fence }
+  end
 
-if not state then
-    return write('acquired', owner, 1, 0, now + lease)
-end
-fence, crashes = tonumber(fence), tonumber(crashes)
-if print ~= fingerprint then
-    return {'mismatch', fence}
-end
-if state == 'c' or state == 'f' then
-    return {'done', fence, state, crashes, print, by, data}
-end
-if state == 'r' then
-    return write('acquired', owner, fence + 1, crashes, now + lease)
-end
-if holder == owner then
+  if not state then return write('acquired', owner, 1, 0, now + lease) end
+  fence, crashes = tonumber(fence), tonumber(crashes)
+  if print ~= fingerprint then return { 'mismatch', fence } end
+  if state == 'c' or state == 'f' then
+    return { 'done', fence, state, crashes, print, by, data }
+  end
+  if state == 'r' then return write('acquired', owner, fence + 1, crashes, now + lease) end
+  if holder == owner then
     return write('acquired', owner, fence, crashes, math.max(tonumber(until_), now + lease))
-end
-if tonumber(until_) > now then
-    return {'busy', fence, math.ceil((until_ - now) / 1000)}
-end
-if crashes + 1 > tonumber(most) then
+  end
+  if tonumber(until_) > now then return { 'busy', fence, math.ceil((until_ - now) / 1000) } end
+  if crashes + 1 > tonumber(most) then
     -- Nobody's: a repeated request must not pass for its owner's.
     return write('poison', '', fence + 1, crashes + 1, 0)
-end
-return write('stolen', owner, fence + 1, crashes + 1, now + lease)
+  end
+  return write('stolen', owner, fence + 1, crashes + 1, now + lease)
+end)
