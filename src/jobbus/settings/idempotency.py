@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from jobbus.errors import ConfigurationError
 from jobbus.idempotency.store import KeepsKeys
 from jobbus.message import NO_DELAY
+from jobbus.settings.addresses import LOCAL_REDIS
 from jobbus.settings.backends import create_queue
 from jobbus.settings.names import whence
 
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
 def create_idempotency_store(settings: Settings, queue: BackgroundJobQueue) -> IdempotencyStore:
     """The store that the settings describe, not yet open.
 
-    ``auto`` is Redis where an address is set, else the database of ``queue``, else this process's
-    memory. Raises ConfigurationError when the settings ask for one that is not to be had, and
-    MissingDependency when its client library is not installed.
+    ``auto`` is Redis where there is an address: ``idempotency_redis_url``, else the provider's own,
+    else ``REDIS_HOST``. Else it is the database of ``queue``, else this process's memory. Raises
+    ConfigurationError when the settings ask for one that is not to be had, and MissingDependency
+    when its client library is not installed.
     """
     wanted = settings.idempotency_store
     address = _redis_address(settings)
@@ -71,8 +73,7 @@ def check_ttl(settings: Settings, capabilities: Capabilities) -> list[str]:
 def _redis_address(settings: Settings) -> str | None:
     if settings.idempotency_redis_url:
         return settings.idempotency_redis_url
-    address = settings.provider_options("redis").get("url")
-    return str(address) if address else None
+    return settings.redis_address or (LOCAL_REDIS if settings.provider == "redis" else None)
 
 
 def _in_redis(settings: Settings, address: str | None) -> IdempotencyStore:
