@@ -158,18 +158,22 @@ def test_what_is_no_address_of_redis_is_refused() -> None:
         settings(idempotency_redis_url="http://:secret@host")
 
 
+WEEK = {"idempotency_ttl_days": 7}
+
+
 @pytest.mark.parametrize(
     ("given", "declared", "fits"),
     [
-        ({}, {"retention": timedelta(days=14)}, False),
-        ({}, {"retention": timedelta(days=7)}, True),
-        ({}, {"retention": timedelta(days=7), "max_delay": timedelta(days=1)}, False),
-        ({}, {}, True),
-        ({}, {"retention": timedelta(days=14), "ledger": True}, True),
+        ({}, {"retention": timedelta(days=14)}, True),
+        (WEEK, {"retention": timedelta(days=14)}, False),
+        (WEEK, {"retention": timedelta(days=7)}, True),
+        (WEEK, {"retention": timedelta(days=7), "max_delay": timedelta(days=1)}, False),
+        (WEEK, {}, True),
+        (WEEK, {"retention": timedelta(days=14), "ledger": True}, True),
         ({"idempotency_ttl_days": 14}, {"retention": timedelta(days=14)}, True),
-        ({"idempotency_allow_short_ttl": True}, {"retention": timedelta(days=14)}, True),
+        ({"idempotency_allow_short_ttl": True, **WEEK}, {"retention": timedelta(days=14)}, True),
         ({"idempotency_ttl_days": 0.001}, {"ledger": True}, False),
-        ({"enable_idempotency": False}, {"retention": timedelta(days=14)}, True),
+        ({"enable_idempotency": False, **WEEK}, {"retention": timedelta(days=14)}, True),
     ],
 )
 def test_keys_must_outlive_leases_and_the_messages_of_a_bare_broker(
@@ -178,3 +182,27 @@ def test_keys_must_outlive_leases_and_the_messages_of_a_bare_broker(
     """D-9."""
     problems = check_ttl(settings(**given), replace(Bare.capabilities, **declared))
     assert (problems == []) == fits
+
+
+@pytest.mark.parametrize(
+    ("given", "days"), [({}, 15), (WEEK, 7), ({"idempotency_allow_short_ttl": True}, 7)]
+)
+def test_where_nobody_says_how_long_keys_outlive_the_brokers_messages(
+    given: dict[str, object], days: int
+) -> None:
+    queue = Bare()
+    queue.capabilities = replace(
+        Bare.capabilities, retention=timedelta(days=14), max_delay=timedelta(days=1)
+    )
+    store = chosen(queue, **given)
+    assert isinstance(store, MemoryIdempotencyStore)
+    assert store._ttl == timedelta(days=days)
+
+
+def test_the_days_that_a_refusal_asks_for_are_enough() -> None:
+    declared = replace(
+        Bare.capabilities, retention=timedelta(days=14), max_delay=timedelta(seconds=900)
+    )
+    [told] = check_ttl(settings(**WEEK), declared)
+    assert "IDEMPOTENCY_TTL_DAYS to 15 or more" in told
+    assert not check_ttl(settings(idempotency_ttl_days=15), declared)
