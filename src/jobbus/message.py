@@ -268,7 +268,7 @@ class Capabilities:
     retention: timedelta | None = None
     """How long after its enqueue a message may still come again, from the dead letters too.
 
-    None where a ledger decides, or nobody.
+    None where a ledger decides, or where messages stay for ever, which no key can outlive.
     """
 
 

@@ -40,11 +40,11 @@ async def delete_queue(url: str, name: str) -> None:
                 return
 
 
-async def empty(url: str, prefix: str) -> None:
+async def empty(url: str, prefix: str, names: Sequence[str] = QUEUES) -> None:
     """Leave no message under the prefix, nor any queue but those of the delays."""
     topology = Topology(prefix)
     async with channel_to(url) as channel:
-        await _delete_queues(channel, topology, QUEUES)
+        await _delete_queues(channel, topology, names)
         for number in range(LEVELS):
             level = await channel.queue_declare(topology.level(number), passive=True)
             if level.message_count:

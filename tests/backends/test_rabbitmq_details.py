@@ -400,3 +400,21 @@ async def test_a_confirm_that_does_not_come_is_unavailable(
         await queue.enqueue([message()])
     monkeypatch.undo()
     await queue.enqueue([message()])
+
+
+def test_a_queue_that_was_closed_serves_many_callers_in_the_next_event_loop(
+    rabbitmq_server: RabbitMqServer, prefix: str
+) -> None:
+    """They wait for each other while consumers are made."""
+    queue = RabbitMqQueue(rabbitmq_server.url, queue_prefix=prefix)
+
+    async def use() -> None:
+        await queue.open()
+        looks = (
+            queue.receive(name, limit=1, wait=NO_DELAY, lease=MINUTE) for name in ("mail", "video")
+        )
+        assert await asyncio.gather(*looks) == [[], []]
+        await queue.close()
+
+    for _ in range(2):
+        asyncio.run(use())

@@ -83,6 +83,8 @@ def _said(name: str, value: Any) -> str:
             return "yes" if value else "no"
         case None:
             return "unlimited"
+        case timedelta() if value.days > 1:
+            return f"{value / timedelta(days=1):g} days"
         case timedelta():
             return f"{value.total_seconds():g} s"
     return f"{value // 1024:,} KiB" if name == "max_payload" else f"{value:,}"

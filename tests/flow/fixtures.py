@@ -19,6 +19,7 @@ from jobbus.queue import BackgroundJobQueue
 from jobbus.testing.broker import BareBroker, Weather
 from jobbus.tracked import TrackedQueue
 from tests.backends.postgres_tables import empty_tables
+from tests.flow.brokers import empty_broker
 from tests.flow.support import Home
 from tests.services import PostgresServer, fresh_database
 
@@ -39,17 +40,27 @@ def beside_flow(flow_database: str) -> Iterator[psycopg.Connection[Any]]:
 
 
 @pytest.fixture
-def home(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Home:
-    """An empty store of that kind."""
+def home(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Home]:
+    """An empty store of that kind; ``BROKER+LEDGER`` is that broker with a ledger around it."""
+    broker, _, ledger = kind.rpartition("+")
+    store = _store(ledger, tmp_path, request)
+    if not broker:
+        yield store
+        return
+    with empty_broker(broker, request) as new_broker:
+        yield Home(kind, lambda: TrackedQueue(new_broker(), store.new_queue()), None)
+
+
+def _store(kind: str, folder: Path, request: pytest.FixtureRequest) -> Home:
     if kind == "memory":
         return Home(kind, MemoryQueue().separate, None)
     if kind == "sqlite":
-        path = tmp_path / "jobs.db"
+        path = folder / "jobs.db"
         # The disk's part in durability is not the subject here, and costs most of the time.
         queue = partial(SqliteQueue, path, synchronous="NORMAL")
         return Home(kind, queue, f"sqlite:///{path}")
     if kind == "tracked":
-        return Home(kind, _tracked_in(tmp_path), None)
+        return Home(kind, _tracked_in(folder), None)
     empty_tables(request.getfixturevalue("beside_flow"))
     url = str(request.getfixturevalue("flow_database"))
     return Home(kind, partial(PostgresQueue, url), url)

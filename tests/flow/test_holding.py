@@ -144,10 +144,11 @@ async def test_a_worker_that_hears_of_its_loss_stops_the_handler_and_reports_not
     taker = home.new_queue()
     await taker.open()
     try:
-        async with at_work(bus, lease=LEASE, concurrency=1) as slow:
+        async with at_work(bus, lease=LEASE, drain_timeout=60 * SECOND) as slow:
             slow.observers.append(reports.append)
             job_id = await work.enqueue()
             await started.wait()
+            slow.stop()  # it works on, and takes nothing more: else it might be the one to take it
             await let_leases_lapse(bus)
             [taken] = await taker.receive("default", limit=1, wait=10 * SECOND, lease=60 * SECOND)
             assert (taken.job_id, taken.attempt) == (job_id, 2)
@@ -188,7 +189,7 @@ async def test_a_worker_with_quick_jobs_fetches_ahead(bus: JobBus) -> None:
     async with at_work(bus, concurrency=2) as worker:
         worker.observers.append(lambda report: held.append(len(worker._holdings)))
         await eventually(lambda: _all_done(bus, 1500))
-    assert max(held) > 20
+    assert max(held) > 10  # of 2 slots; SQS brings no more than 10 at a time
 
 
 async def _all_done(bus: JobBus, number: int) -> bool:

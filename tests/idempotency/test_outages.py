@@ -292,7 +292,8 @@ async def test_a_worker_refuses_to_start_where_keys_would_be_forgotten_before_me
 ) -> None:
     """D-9."""
     queue = BareBroker(MemoryQueue(), retention=timedelta(days=14))
-    async with bare_bus(queue, store) as bus:
+    week = load_settings({"idempotency_ttl_days": 7}, environ={}, directory=NOWHERE)
+    async with JobBus(week, queue=queue, idempotency=store) as bus:
         with pytest.raises(ConfigurationError, match="IDEMPOTENCY_TTL_DAYS to 14 or more"):
             await Worker(bus).run()
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import pytest
 
 from jobbus.backends.redis_store.options import RedisOptions
+from jobbus.backends.sqlite import SqliteQueue
 from jobbus.errors import ConfigurationError
 from jobbus.settings import create_queue
 from tests.settings.conftest import Load
@@ -44,7 +45,7 @@ def test_the_address_is_the_first_that_is_said(
 def test_a_redis_that_a_program_has_for_something_else_carries_no_jobs(load: Load) -> None:
     settings = load(environ={"REDIS_URL": "redis://cache", "REDIS_HOST": "cache"})
     assert settings.provider == "sqlite"
-    assert settings.provider_options("redis") == {}
+    assert type(create_queue(settings)) is SqliteQueue
 
 
 @pytest.mark.parametrize(

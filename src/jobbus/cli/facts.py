@@ -19,7 +19,7 @@ from jobbus.errors import JobbusError
 if TYPE_CHECKING:
     from jobbus.message import Capabilities
 
-_SPANS: Final = frozenset({"max_delay", "max_lease"})
+_SPANS: Final = frozenset({"max_delay", "max_lease", "retention"})
 _WORKER_COLUMNS: Final[Sequence[Column]] = (
     Column("NAME", lambda worker: worker["name"], whole=True),
     Column("HOST", lambda worker: worker["host"]),

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
+from jobbus.errors import ConfigurationError
 from jobbus.settings.names import known_provider, squash
 
 SCHEMES: Final = {"rediss": "redis", "amqp": "rabbitmq", "amqps": "rabbitmq"}
 SECRET_WORDS: Final = ("secret", "password", "passwd", "pwd", "token", "key", "credential")
 LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 MASK: Final = "***"
+LOCAL_REDIS: Final = "redis://localhost:6379/0"
+"""Where the Redis of the provider is if nothing says so."""
 
 _LIBPQ_NAMES: Final = {
     "server": "host",
@@ -120,6 +124,29 @@ def postgres_url(text: str) -> str:
             "what was given has no postgresql:// in front"
         )
     return _url_of(_pairs(text))
+
+
+def redis_address(given: Mapping[str, Any]) -> str | None:
+    """What the settings under ``redis`` say, whole or in parts; None when they say nothing.
+
+    Raises ConfigurationError where they say it twice, or no number where one belongs.
+    """
+    parts = {name: str(given[name]) for name in ("host", "port", "password", "db") if name in given}
+    if "url" in given:
+        if parts:
+            raise ConfigurationError(
+                f"redis.url and redis.{next(iter(parts))} are both set; the address says it all"
+            )
+        return str(given["url"]).strip()
+    if not parts:
+        return None
+    for name in ("port", "db"):
+        if name in parts and not parts[name].strip().isdigit():
+            raise ConfigurationError(f"redis.{name} must be a number, not {parts[name]!r}")
+    secret = f":{quote(parts['password'], safe='')}@" if parts.get("password") else ""
+    host, port = parts.get("host", "localhost").strip(), parts.get("port", "6379").strip()
+    host = f"[{host}]" if ":" in host else host
+    return f"redis://{secret}{host}:{port}/{parts.get('db', '0').strip()}"
 
 
 def _pairs(text: str) -> dict[str, str]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from jobbus.errors import ConfigurationError
 from jobbus.idempotency.store import KeepsKeys
 from jobbus.message import NO_DELAY
+from jobbus.settings.addresses import LOCAL_REDIS
 from jobbus.settings.backends import create_queue
 from jobbus.settings.names import whence
 
@@ -20,21 +23,22 @@ if TYPE_CHECKING:
 def create_idempotency_store(settings: Settings, queue: BackgroundJobQueue) -> IdempotencyStore:
     """The store that the settings describe, not yet open.
 
-    ``auto`` is Redis where an address is set, else the database of ``queue``, else this process's
-    memory. Raises ConfigurationError when the settings ask for one that is not to be had, and
-    MissingDependency when its client library is not installed.
+    ``auto`` is Redis where there is an address: ``idempotency_redis_url``, else the provider's own,
+    else ``REDIS_HOST``. Else it is the database of ``queue``, else this process's memory. Raises
+    ConfigurationError when the settings ask for one that is not to be had, and MissingDependency
+    when its client library is not installed.
     """
     wanted = settings.idempotency_store
-    address = _redis_address(settings)
+    address, ttl = _redis_address(settings), _ttl(settings, queue.capabilities)
     if wanted == "redis" or (wanted == "auto" and address):
-        return _in_redis(settings, address)
+        return _in_redis(settings, address, ttl)
     if wanted != "memory" and isinstance(queue, KeepsKeys):
-        return queue.idempotency_store(settings.idempotency_ttl)
+        return queue.idempotency_store(ttl)
     if wanted == "sql":
-        return _in_a_database_apart(settings)
+        return _in_a_database_apart(settings, ttl)
     from jobbus.idempotency.memory import MemoryIdempotencyStore
 
-    return MemoryIdempotencyStore(settings.idempotency_ttl)
+    return MemoryIdempotencyStore(ttl)
 
 
 def check_ttl(settings: Settings, capabilities: Capabilities) -> list[str]:
@@ -53,29 +57,43 @@ def check_ttl(settings: Settings, capabilities: Capabilities) -> list[str]:
             f"{settings.lease.total_seconds():g} s, so that keys would be forgotten while their "
             "jobs run: set IDEMPOTENCY_TTL_DAYS to twice the lease or more"
         ]
-    allowed = settings.idempotency_allow_short_ttl
-    if capabilities.ledger or capabilities.retention is None or allowed:
+    needed = _longest_return(capabilities)
+    if settings.idempotency_allow_short_ttl or _ttl(settings, capabilities) >= needed:
         return []
-    needed = capabilities.retention + (capabilities.max_delay or NO_DELAY)
-    if settings.idempotency_ttl >= needed:
-        return []
-    days = needed.total_seconds() / 86_400
+    days = math.ceil(needed / timedelta(days=1))
     return [
         f"idempotency_ttl_days is {settings.idempotency_ttl_days:g} "
         f"({whence(settings.sources['idempotency_ttl_days'])}), and this queue may hand a message "
-        f"out again for {days:g} days: set IDEMPOTENCY_TTL_DAYS to {days:g} or more, or "
+        f"out again for up to {days} days: set IDEMPOTENCY_TTL_DAYS to {days} or more, or "
         "IDEMPOTENCY_ALLOW_SHORT_TTL to true"
     ]
+
+
+def _ttl(settings: Settings, capabilities: Capabilities) -> timedelta:
+    """How long keys are remembered: as was said, else for as long as messages may come again."""
+    said = settings.sources["idempotency_ttl_days"] != "default"
+    if said or settings.idempotency_allow_short_ttl:
+        return settings.idempotency_ttl
+    return max(settings.idempotency_ttl, _longest_return(capabilities))
+
+
+def _longest_return(capabilities: Capabilities) -> timedelta:
+    """How long after its enqueue a message may come again; zero where keys need not last so long.
+
+    A ledger lets none run again, and of a broker that keeps its messages for ever nothing is asked.
+    """
+    if capabilities.ledger or capabilities.retention is None:
+        return NO_DELAY
+    return capabilities.retention + (capabilities.max_delay or NO_DELAY)
 
 
 def _redis_address(settings: Settings) -> str | None:
     if settings.idempotency_redis_url:
         return settings.idempotency_redis_url
-    address = settings.provider_options("redis").get("url")
-    return str(address) if address else None
+    return settings.redis_address or (LOCAL_REDIS if settings.provider == "redis" else None)
 
 
-def _in_redis(settings: Settings, address: str | None) -> IdempotencyStore:
+def _in_redis(settings: Settings, address: str | None, ttl: timedelta) -> IdempotencyStore:
     if not address:
         raise ConfigurationError(
             f"idempotency_store is redis ({whence(settings.sources['idempotency_store'])}) and has "
@@ -83,10 +101,10 @@ def _in_redis(settings: Settings, address: str | None) -> IdempotencyStore:
         )
     from jobbus.idempotency.redis import RedisIdempotencyStore
 
-    return RedisIdempotencyStore(address, settings.idempotency_ttl)
+    return RedisIdempotencyStore(address, ttl)
 
 
-def _in_a_database_apart(settings: Settings) -> IdempotencyStore:
+def _in_a_database_apart(settings: Settings, ttl: timedelta) -> IdempotencyStore:
     """Beside a broker: in the Postgres database that is set, else in the SQLite file that is."""
     provider = "postgres" if settings.postgres.url else "sqlite"
     if provider == "sqlite" and settings.sources["sqlite.path"] == "default":
@@ -99,4 +117,4 @@ def _in_a_database_apart(settings: Settings) -> IdempotencyStore:
     if not isinstance(queue, KeepsKeys):
         raise ConfigurationError(f"the backend {provider} keeps no idempotency keys")
     # A separate store owns the queue that it runs on: nobody else opens that one.
-    return queue.idempotency_store(settings.idempotency_ttl).separate()
+    return queue.idempotency_store(ttl).separate()

@@ -25,7 +25,7 @@ from pydantic_settings import (
 
 from jobbus.errors import ConfigurationError
 from jobbus.retry import PRESETS, RetryPolicy
-from jobbus.settings.addresses import read_backend, shown
+from jobbus.settings.addresses import read_backend, redis_address, shown
 from jobbus.settings.backends import find_provider, unknown_provider
 from jobbus.settings.kinds import (
     App,
@@ -320,6 +320,11 @@ class Settings(BaseSettings):
             if squash(name) == squash(find_provider(provider) or provider):
                 return Options(values)
         return Options({})
+
+    @property
+    def redis_address(self) -> str | None:
+        """Where the Redis is, said whole or in parts; None when nobody says it."""
+        return redis_address(self.provider_options("redis"))
 
     @property
     def ledger_settings(self) -> Settings | None:

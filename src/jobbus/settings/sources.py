@@ -307,9 +307,10 @@ class ProviderSource(GivenSource):
 
 
 class UsualRedisSource(GivenSource):
-    """``REDIS_URL``, or ``REDIS_HOST`` and its like, where the provider is Redis without address.
+    """``REDIS_URL``, or ``REDIS_HOST`` and its like, where Redis was named without an address.
 
-    They never choose the provider: many programs have a Redis for something else.
+    They never choose the provider: many programs have a Redis for something else. For the
+    idempotency keys, ``REDIS_HOST`` alone does choose Redis, as it does in a source system (S1).
     """
 
     def __init__(self, settings_cls: type[BaseSettings], environ: Mapping[str, str]) -> None:
@@ -319,9 +320,13 @@ class UsualRedisSource(GivenSource):
     def given(self) -> Mapping[str, Given]:
         state = self.current_state
         redis = state.get("backend_options", {}).get("redis", {})
-        if known_provider(str(state.get("provider"))) != "redis" or {"url", "host"} & set(redis):
+        keys = squash(str(state.get("idempotency_store") or "auto"))
+        named = "redis" in (known_provider(str(state.get("provider"))), keys)
+        chosen = keys == "auto" and self._environ.get("REDIS_HOST", "").strip()
+        if not (named or chosen) or {"url", "host"} & set(redis):
             return {}
-        usual = {"REDIS_URL": "redis.url"} if self._environ.get("REDIS_URL") else USUAL_REDIS
+        by_url = named and self._environ.get("REDIS_URL")
+        usual = {"REDIS_URL": "redis.url"} if by_url else USUAL_REDIS
         return {
             key: Given(self._environ[name], f"environment {name}", name)
             for name, key in usual.items()

@@ -61,6 +61,7 @@ class TrackedQueue(LedgerVerbs):
         self._connected = False
         self._relay = Relay(self.ledger, self._open_broker)
         self._handing_back: set[asyncio.Task[None]] = set()
+        self._keeping: asyncio.Task[None] | None = None
 
     @property
     def capabilities(self) -> Capabilities:
@@ -80,6 +81,7 @@ class TrackedQueue(LedgerVerbs):
             # Locks belong to an event loop, and this need not be the one of the last time.
             self._connecting = asyncio.Lock()
             self._relay = Relay(self.ledger, self._open_broker)
+            self._keeping = None
             self._opened = True
 
     async def close(self) -> None:
@@ -87,6 +89,10 @@ class TrackedQueue(LedgerVerbs):
         await self._relay.finish()
         if self._handing_back:
             await asyncio.gather(*self._handing_back)
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.wait({self._keeping})
+            self._keeping = None
         if self._connected:
             self._connected = False
             await self.broker.close()
@@ -300,7 +306,7 @@ class TrackedQueue(LedgerVerbs):
             log.warning("the broker could not be told; the messages will come again: %s", error)
 
     async def extend(self, held: Sequence[Delivery], lease: timedelta) -> Sequence[LeaseState]:
-        """Keep both leases. The ledger's is the one that counts."""
+        """Keep both leases. The ledger's is the one that counts, and waits for no broker."""
         states = await self.ledger.extend([in_ledger(one) for one in held], lease)
         limits = self.broker.capabilities
         kept = [
@@ -310,8 +316,19 @@ class TrackedQueue(LedgerVerbs):
         ]
         if kept and limits.extends_leases:
             longest = lease if limits.max_lease is None else min(lease, limits.max_lease)
-            await self._tell_broker(lambda broker: broker.extend(kept, longest))
+            self._keep_at_broker(kept, longest)
         return states
+
+    def _keep_at_broker(self, messages: Sequence[Delivery], lease: timedelta) -> None:
+        """Beside the caller; not while an earlier call is under way: the next one says it again.
+
+        A heartbeat that waited for a slow broker would lose its leases in the ledger.
+        """
+        if self._keeping is None or self._keeping.done():
+            self._keeping = asyncio.ensure_future(
+                self._tell_broker(lambda broker: broker.extend(messages, lease))
+            )
+            self._keeping.add_done_callback(_told)
 
     async def get_queue_depth(self, queue: str) -> QueueDepth:
         """As the ledger counts: what waits there and what waits at the broker are both ready."""
@@ -345,6 +362,12 @@ def _heard(task: asyncio.Task[None]) -> None:
     """Its error, if it had one, was told or came too late to matter."""
     if not task.cancelled():
         task.exception()
+
+
+def _told(task: asyncio.Task[None]) -> None:
+    """Nobody waits for it: an error that was not foreseen must not go unheard."""
+    if not task.cancelled() and (error := task.exception()):
+        log.error("the broker could not be asked to keep messages", exc_info=error)
 
 
 def _checked(broker: BackgroundJobQueue, ledger: BackgroundJobQueue) -> TrackingStore:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -75,13 +76,19 @@ class TestEveryStoreCase(WithSqliteLedger, StoreConformance):
     __test__ = EVERY_LEDGER
 
 
-class TestEveryQueueCaseOnPostgres(WithPostgresLedger, QueueConformance):
+class SlowlyOnPostgres(WithPostgresLedger):
+    """A receive lasts a tenth of a second at least: what is not due yet must not become so."""
+
+    short_delay = timedelta(seconds=1)
+
+
+class TestEveryQueueCaseOnPostgres(SlowlyOnPostgres, QueueConformance):
     """All that a queue promises."""
 
     __test__ = EVERY_LEDGER
 
 
-class TestEveryStoreCaseOnPostgres(WithPostgresLedger, StoreConformance):
+class TestEveryStoreCaseOnPostgres(SlowlyOnPostgres, StoreConformance):
     """All that a ledger promises."""
 
     __test__ = EVERY_LEDGER

@@ -48,6 +48,8 @@ class Broker:
         if self._open:
             return
         self._open = True
+        # Locks belong to an event loop, and this need not be the one of the last time.
+        self._changing = asyncio.Lock()
         try:
             link = await self._publishing_link()
             self.version = link.server_version

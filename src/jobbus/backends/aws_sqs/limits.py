@@ -23,6 +23,8 @@ MAX_BYTES: Final = 1024 * 1024
 MAX_DELAY: Final = timedelta(seconds=900)
 MAX_VISIBILITY: Final = timedelta(hours=12)
 """Of one lease; and in all, from the receive on."""
+MAX_RETENTION: Final = timedelta(days=14)
+"""Of a queue; what its dead-letter queue is made with."""
 MAX_WAIT: Final = timedelta(seconds=20)
 LONGEST_HOLD: Final = timedelta(hours=11)
 """How long leases are extended, so that a back-off of an hour still fits into the twelve."""
@@ -39,6 +41,8 @@ STANDARD: Final = replace(
     max_delay=MAX_DELAY,
     max_lease=MAX_VISIBILITY,
     max_payload=MAX_PAYLOAD,
+    # The longest there is: no queue has been asked yet, and jobs come again from dead letters too.
+    retention=MAX_RETENTION,
 )
 FIFO: Final = replace(
     STANDARD,

@@ -11,12 +11,12 @@ from jobbus.errors import ConfigurationError
 
 from .client import Client, name_of
 from .failures import NoSuchQueue
-from .limits import MAX_BYTES
+from .limits import MAX_BYTES, MAX_RETENTION
 from .places import Naming, Places, redrive_policy
 
 _FOUR_DAYS: Final = 4 * 86_400
-_FOURTEEN_DAYS: Final = 14 * 86_400
-"""The longest that SQS keeps a message. A standard queue's dead letters keep the age they had."""
+_FOURTEEN_DAYS: Final = int(MAX_RETENTION.total_seconds())
+"""A standard queue's dead letters keep the age they had."""
 
 
 class Provisioning:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from jobbus.errors import ConfigurationError
 
@@ -80,7 +79,7 @@ class RedisOptions:
                 f"redis has no setting {', '.join(unknown)}; it has {', '.join(sorted(_NAMES))}"
             )
         wanted: dict[str, Any] = {}
-        if address := _address(given):
+        if address := settings.redis_address:
             wanted["url"] = address
         if "prefix" in given:
             wanted["prefix"] = str(given["prefix"])
@@ -139,25 +138,6 @@ class RedisOptions:
 def _host(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":") if re.search(r":\d+$", text) else (text, "", "")
     return host.strip("[]"), int(port or SENTINEL_PORT)
-
-
-def _address(given: Mapping[str, Any]) -> str | None:
-    parts = {name: str(given[name]) for name in ("host", "port", "password", "db") if name in given}
-    if "url" in given:
-        if parts:
-            raise ConfigurationError(
-                f"redis.url and redis.{next(iter(parts))} are both set; the address says it all"
-            )
-        return str(given["url"]).strip()
-    if not parts:
-        return None
-    for name in ("port", "db"):
-        if name in parts and not parts[name].strip().isdigit():
-            raise ConfigurationError(f"redis.{name} must be a number, not {parts[name]!r}")
-    secret = f":{quote(parts['password'], safe='')}@" if parts.get("password") else ""
-    host, port = parts.get("host", "localhost").strip(), parts.get("port", "6379").strip()
-    host = f"[{host}]" if ":" in host else host
-    return f"redis://{secret}{host}:{port}/{parts.get('db', '0').strip()}"
 
 
 def _switch(value: object) -> bool:
