@@ -390,6 +390,10 @@ async def test_a_primary_is_found_through_its_sentinels(pliable: RedisServer) ->
         async with opened(url, prefix=prefix) as queue:
             await queue.enqueue([message()])
             assert await take(queue)
+            keys = queue.idempotency_store(timedelta(days=7)).separate()
+            await keys.open()
+            assert await keys.look(["a key"]) == [None]
+            await keys.close()
 
 
 async def test_a_server_that_cannot_prove_who_it_is_is_not_talked_to(services: Services) -> None:

@@ -13,12 +13,16 @@ import pytest
 from redis.asyncio import Redis
 
 from jobbus.backends.postgres import PostgresQueue
+from jobbus.backends.redis import RedisQueue
+from jobbus.backends.redis_store.keys import RedisKeys
+from jobbus.backends.redis_store.options import RedisOptions
 from jobbus.backends.sql.idempotency import SqlIdempotencyStore
 from jobbus.backends.sqlite import SqliteQueue
+from jobbus.idempotency import IdempotencyStore
 from jobbus.idempotency.memory import MemoryIdempotencyStore
 from jobbus.idempotency.redis import RedisIdempotencyStore
 from jobbus.testing import IdempotencyConformance, VirtualClock
-from tests.services import RedisServer
+from tests.services import RedisServer, own_prefix
 
 MOMENT = timedelta(milliseconds=5)
 
@@ -119,3 +123,41 @@ class TestRedis(IdempotencyConformance):
 
     async def wait_a_moment(self, store: Any) -> None:
         await asyncio.sleep(MOMENT.total_seconds())
+
+
+class BesideJobs(IdempotencyConformance):
+    """On the connection of a queue, in its slot. Cases bring the fixture ``server``."""
+
+    @pytest.fixture
+    async def store(self, server: RedisServer) -> AsyncIterator[IdempotencyStore]:
+        with own_prefix(server) as prefix:
+            queue = RedisQueue(options=RedisOptions(url=server.url, prefix=prefix))
+            await queue.open()
+            yield queue.idempotency_store(self.ttl)
+            await queue.close()
+
+    def with_ttl(self, store: Any, ttl: timedelta) -> RedisKeys:
+        return RedisKeys(store._link, ttl)
+
+    async def left(self, store: Any, key: str) -> timedelta:
+        name = store._name(key)
+        return timedelta(milliseconds=int(await store._link.command("PTTL", name)))
+
+    async def wait_a_moment(self, store: Any) -> None:
+        await asyncio.sleep(MOMENT.total_seconds())
+
+
+class TestBesideJobsInRedis(BesideJobs):
+    """On one server."""
+
+    @pytest.fixture
+    def server(self, owned_redis: RedisServer) -> RedisServer:
+        return owned_redis
+
+
+class TestBesideJobsInACluster(BesideJobs):
+    """On three nodes, of which one has the jobs."""
+
+    @pytest.fixture
+    def server(self, redis_cluster: RedisServer) -> RedisServer:
+        return redis_cluster

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from jobbus.backends.memory import CAPABILITIES, MemoryQueue
+from jobbus.backends.redis import RedisQueue
+from jobbus.backends.redis_store.keys import RedisKeys
 from jobbus.backends.redis_store.options import RedisOptions
 from jobbus.backends.sql.idempotency import SqlIdempotencyStore
 from jobbus.errors import ConfigurationError
@@ -89,8 +91,10 @@ OWN = {"BACKGROUND_JOBS__REDIS__HOST": "own"}
         ({**USUAL, "REDIS_URL": "redis://cache"}, "redis://:p%40@h:7/3"),
         ({**USUAL, **OWN}, "redis://own:6379/0"),
         ({**USUAL, **OWN, "JOBBUS_IDEMPOTENCY_REDIS_URL": "redis://keys"}, "redis://keys"),
-        ({"JOBBUS_PROVIDER": "redis"}, "redis://localhost:6379/0"),
-        ({"JOBBUS_PROVIDER": "redis", "REDIS_URL": "redis://u", **USUAL}, "redis://u"),
+        (
+            {"JOBBUS_PROVIDER": "redis", "JOBBUS_IDEMPOTENCY_REDIS_URL": "redis://keys"},
+            "redis://keys",
+        ),
         ({"JOBBUS_IDEMPOTENCY_STORE": "redis", "REDIS_URL": "redis://u"}, "redis://u"),
     ],
 )
@@ -115,6 +119,18 @@ def test_other_variables_of_a_redis_leave_the_keys_beside_the_jobs(
     environ: Mapping[str, str],
 ) -> None:
     assert isinstance(chosen_in(environ), SqlIdempotencyStore)
+
+
+@pytest.mark.parametrize("wanted", ["auto", "redis"])
+@pytest.mark.parametrize(
+    "url", ["redis://h:7/3", "redis+sentinel://a:26379,b:26379/main"], ids=["alone", "sentinel"]
+)
+def test_the_redis_of_the_jobs_keeps_their_keys_on_its_own_connection(
+    url: str, wanted: str
+) -> None:
+    queue = RedisQueue(url)
+    given = {"provider": "redis", "redis.url": url, "idempotency_store": wanted}
+    assert isinstance(chosen(queue, **given), RedisKeys)
 
 
 def test_a_redis_for_the_backend_and_one_for_the_keys_agree_on_where_it_is_by_itself() -> None:

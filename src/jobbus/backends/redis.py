@@ -45,6 +45,7 @@ from .sql.outbox import MIN_LEASE
 from .sql.rows import mended, problem_text
 
 if TYPE_CHECKING:
+    from jobbus.idempotency.store import IdempotencyStore
     from jobbus.settings import Settings
 
 CAPABILITIES: Final = Capabilities(
@@ -122,6 +123,12 @@ class RedisQueue(RedisMovable):
                 await self._link.command("UNLINK", *keys)
             if not cursor:
                 return
+
+    def idempotency_store(self, ttl: timedelta) -> IdempotencyStore:
+        """Where idempotency keys are kept; open while this queue is."""
+        from .redis_store.keys import RedisKeys
+
+        return RedisKeys(self._link, ttl)
 
     # the transport seam
 

@@ -45,7 +45,7 @@ _PREFIX: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _SCHEME: Final = re.compile(r"(rediss?|unix)://")
 _DEADLINE: Final = timedelta(seconds=5)
 _MAX_CONNECTIONS: Final = 10
-_TOGETHER: Final = 100
+TOGETHER: Final = 100
 """Keys for one script: others wait meanwhile."""
 _STATES: Final = {
     b"i": KeyState.IN_PROGRESS,
@@ -57,18 +57,21 @@ _FIELDS: Final = ("s", "f", "c", "p", "j", "d")
 
 
 @dataclass(frozen=True, slots=True)
-class _Script:
-    text: str
+class KeyScript:
+    """What a server runs, and the name under which it remembers it."""
+
+    source: str
     sha: str
 
 
 @lru_cache(maxsize=8)
-def _script(name: str) -> _Script:
+def key_script(name: str) -> KeyScript:
+    """The script of that name."""
     folder = files(__package__) / "lua"
     parts = [(folder / f"{part}.lua").read_text(encoding="utf-8") for part in ("base", name)]
     text = "\n".join(parts)
     # Redis names scripts by this digest; nothing is protected by it.
-    return _Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+    return KeyScript(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
 class RedisIdempotencyStore:
@@ -159,14 +162,7 @@ class RedisIdempotencyStore:
         return _answers(await self._run("release", calls))
 
     async def look(self, keys: Sequence[str]) -> Sequence[KeyRecord | None]:
-        if not keys:
-            return []
-        with _translated():
-            async with self._opened.pipeline(transaction=False) as pipeline:
-                for key in keys:
-                    # Not awaited: execute() sends them all.
-                    pipeline.hmget(self._name(key), _FIELDS)  # type: ignore[unused-awaitable]  # queued
-                return [_record(row) for row in await pipeline.execute()]
+        return [_record(row) for row in await self._run("look", [(key,) for key in keys])]
 
     async def reopen(self, keys: Sequence[str]) -> None:
         await self._run("reopen", [(key, self._ttl_ms) for key in keys])
@@ -204,10 +200,6 @@ class RedisIdempotencyStore:
     def _ttl_ms(self) -> int:
         return round(self._ttl.total_seconds() * 1000)
 
-    def _name(self, key: str) -> str:
-        digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:40]
-        return f"{self._prefix}:idempotency:{{{digest}}}"
-
     async def _finish(self, ends: Sequence[KeyEnd], state: str) -> Sequence[Answer]:
         calls = [
             (
@@ -225,25 +217,30 @@ class RedisIdempotencyStore:
         return _answers(await self._run("finish", calls))
 
     async def _run(self, name: str, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """The script's answer to each call, whose first value is the key; in one round trip."""
-        if not calls:
-            return []
-        step = 1 if self._apart else _TOGETHER
+        """The script's answer to each call, whose first value is the key."""
+        return await self._evaluate(name, calls) if calls else []
+
+    def _name(self, key: str) -> str:
+        return f"{self._prefix}:idempotency:{{{key_digest(key)}}}"
+
+    async def _evaluate(self, name: str, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """In one round trip."""
+        step = 1 if self._apart else TOGETHER
         batches = [calls[start : start + step] for start in range(0, len(calls), step)]
-        script = _script(name)
+        script = key_script(name)
         with _translated():
             answers = await self._pipelined("evalsha", script.sha, batches)
             unknown = [i for i, row in enumerate(answers) if _is_unknown(row)]
             if unknown:
                 # A server that was restarted, or failed over to, has not seen the script yet.
-                again = await self._pipelined("eval", script.text, [batches[i] for i in unknown])
+                again = await self._pipelined("eval", script.source, [batches[i] for i in unknown])
                 for index, row in zip(unknown, again, strict=True):
                     answers[index] = row
             for row in answers:
                 if _is_crossing(row) and not self._apart:
                     # A node of a cluster. What was done meanwhile, done again changes nothing.
                     self._apart = True
-                    return await self._run(name, calls)
+                    return await self._evaluate(name, calls)
                 if isinstance(row, Exception):
                     raise row
         return [answer for row in answers for answer in row]
@@ -254,11 +251,18 @@ class RedisIdempotencyStore:
         async with self._opened.pipeline(transaction=False) as pipeline:
             for batch in batches:
                 names = [self._name(call[0]) for call in batch]
-                arguments = [argument for call in batch for argument in call[1:]]
-                getattr(pipeline, command)(
-                    script, len(names), *names, len(batch[0]) - 1, *arguments
-                )
+                getattr(pipeline, command)(script, len(names), *names, *script_arguments(batch))
             return list(await pipeline.execute(raise_on_error=False))
+
+
+def key_digest(key: str) -> str:
+    """A name for what callers chose, which never becomes part of a Redis key itself."""
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:40]
+
+
+def script_arguments(batch: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """What a script takes of calls whose first value is the key."""
+    return [len(batch[0]) - 1, *(argument for call in batch for argument in call[1:])]
 
 
 def _is_unknown(row: Any) -> bool:

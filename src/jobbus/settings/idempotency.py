@@ -30,6 +30,9 @@ def create_idempotency_store(settings: Settings, queue: BackgroundJobQueue) -> I
     """
     wanted = settings.idempotency_store
     address, ttl = _redis_address(settings), _ttl(settings, queue.capabilities)
+    on_redis = settings.provider == "redis" and not settings.idempotency_redis_url
+    if wanted in ("auto", "redis") and on_redis and isinstance(queue, KeepsKeys):
+        return queue.idempotency_store(ttl)  # which knows its Sentinels, and its cluster
     if wanted == "redis" or (wanted == "auto" and address):
         return _in_redis(settings, address, ttl)
     if wanted != "memory" and isinstance(queue, KeepsKeys):

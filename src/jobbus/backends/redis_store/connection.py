@@ -24,6 +24,8 @@ from .scripts import Script, script
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
+    from jobbus.idempotency.redis import KeyScript
+
 _MOVES: Final = 5
 """How often a cluster may send us on before we give up."""
 _RECONNECT_PAUSE: Final = 1.0
@@ -125,15 +127,27 @@ class Link:
         return await self._send(str(words[0]), lambda c: c.execute_command(*words))
 
     async def _evaluate(self, wanted: Script, name: str, arguments: Sequence[Argument]) -> Any:
+        return await self.evaluate(
+            wanted, [self.options.base], [self._epoch, *arguments], doing=name
+        )
+
+    async def evaluate(
+        self,
+        wanted: Script | KeyScript,
+        keys: Sequence[str],
+        arguments: Sequence[Argument],
+        *,
+        doing: str = "serve the idempotency store",
+    ) -> Any:
+        """Run a script on keys of our slot; teach it to a server that does not know it yet."""
         from redis.exceptions import NoScriptError
 
-        base, epoch = self.options.base, self._epoch
-        call: tuple[Argument, ...] = ("EVALSHA", wanted.sha, 1, base, epoch, *arguments)
+        call: tuple[Argument, ...] = ("EVALSHA", wanted.sha, len(keys), *keys, *arguments)
         try:
-            return await self._send(name, lambda c: c.execute_command(*call))
+            return await self._send(doing, lambda c: c.execute_command(*call))
         except NoScriptError:
             call = ("EVAL", wanted.source, *call[2:])
-            return await self._send(name, lambda c: c.execute_command(*call))
+            return await self._send(doing, lambda c: c.execute_command(*call))
 
     async def _send(self, what: str, call: Callable[[Redis], Any]) -> Any:
         from redis.exceptions import ConnectionError, MovedError, ReadOnlyError
