@@ -1,4 +1,4 @@
-"""``make chaos``: runs on Postgres and SQLite, the planted bugs, and a thousand simulated seeds."""
+"""``make chaos``: runs on Postgres, SQLite, Redis; planted bugs; a thousand simulated seeds."""
 
 from __future__ import annotations
 
