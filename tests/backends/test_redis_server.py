@@ -30,7 +30,7 @@ from jobbus.testing.make import after, back, dead, done, message, messages
 from tests.services import RedisServer, Services, own_prefix, own_redis
 from tests.services.cutting import Cutting
 from tests.services.programs import free_port
-from tests.services.redis import client
+from tests.services.redis import client, reading_redis
 from tests.services.redis_fronts import sentinel_for, tls_redis
 
 LEASE: Final = timedelta(seconds=60)
@@ -128,6 +128,18 @@ async def test_a_server_that_is_not_there_is_unavailable_and_no_password_is_told
         async with opened(url):
             pass
     assert "hush" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("pliable")
+async def test_a_server_that_is_still_reading_its_file_is_unavailable_and_not_refused() -> None:
+    """Meanwhile it says of itself that it writes none."""
+    told = ""
+    with reading_redis() as server:
+        async with asyncio.timeout(PATIENCE.total_seconds()):
+            while "still reading" not in told:
+                with pytest.raises(BackendUnavailable) as caught:
+                    await RedisQueue(server.url).open()
+                told = str(caught.value)
 
 
 async def test_a_missing_client_library_is_told_with_the_command_that_helps(

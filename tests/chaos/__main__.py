@@ -1,4 +1,4 @@
-"""``make chaos``: runs on Postgres and SQLite, the planted bugs, and a thousand simulated seeds."""
+"""``make chaos``: runs on Postgres, SQLite, Redis; planted bugs; a thousand simulated seeds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from tests.chaos.campaign import run
 from tests.chaos.plan import Order, Plan
-from tests.chaos.planted import BUGS, Bug
+from tests.chaos.planted import BUGS
+from tests.chaos.planting import Bug
 from tests.chaos.report import lines
 from tests.chaos.stages import play
 from tests.services.report import ServiceMissing

@@ -6,23 +6,40 @@ import asyncio
 import contextlib
 import sqlite3
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 import psycopg
 
-from tests.chaos.plan import POSTGRES
+from tests.chaos.plan import POSTGRES, REDIS, SQLITE
 from tests.crash.checker import EVERYBODY
 from tests.crash.place import Place, opened
 from tests.services.addresses import with_place
-from tests.services.postgres import PostgresServer, fresh_database, own_postgres
+from tests.services.postgres import fresh_database, own_postgres
 from tests.services.proxy import Proxy, proxy_before
+from tests.services.redis import own_redis
 
 DURABLE: Final = {"fsync": "on", "full_page_writes": "on"}
+KEEPING: Final = {
+    "appendonly": "yes",
+    "appendfsync": "always",
+    "maxmemory-policy": "noeviction",
+}
+"""A Redis that has on disk whatever it answered."""
+
+
+class Server(Protocol):
+    """What can be taken down, and comes back with what it had."""
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def crash(self) -> None: ...
 
 
 @dataclass(kw_only=True)
@@ -33,8 +50,12 @@ class Battlefield:
     address: str
     """What workers connect to."""
     where: str
-    server: PostgresServer | None = None
+    server: Server | None = None
+    shuts_down: bool = True
+    """Whether the server is also taken down in good order; else it only crashes."""
     proxy: Proxy | None = None
+    commit: bytes = b"COMMIT"
+    """What passes the proxy when something is made to last."""
     _foreign: psycopg.Connection[Any] | None = None
 
     async def restart(self, *, crash: bool) -> None:
@@ -47,8 +68,10 @@ class Battlefield:
         self.hold_transaction()
 
     def hold_transaction(self) -> None:
-        """Somebody else's transaction stays open: no dead row can be cleared away meanwhile."""
+        """On Postgres somebody else's stays open: no dead row can be cleared away meanwhile."""
         self.let_go()
+        if not self.place.address.startswith("postgresql://"):
+            return
         self._foreign = psycopg.connect(self.place.address)
         self._foreign.execute("SELECT txid_current()")
 
@@ -67,8 +90,7 @@ def battlefield(backend: str) -> Iterator[Battlefield]:
     """A new one, removed at the end."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jobbus-chaos-")))
-        make = _on_postgres if backend == POSTGRES else _on_sqlite
-        yield stack.enter_context(make(folder))
+        yield stack.enter_context(_GROUNDS[backend](folder))
 
 
 @contextmanager
@@ -86,10 +108,7 @@ def _on_postgres(folder: Path) -> Iterator[Battlefield]:
     with ExitStack() as stack:
         server = stack.enter_context(own_postgres(DURABLE))
         url = stack.enter_context(fresh_database(server))
-        parts = urlsplit(url)
-        assert parts.hostname is not None
-        assert parts.port is not None
-        proxy = stack.enter_context(proxy_before(parts.hostname, parts.port))
+        proxy = stack.enter_context(_proxy_to(url))
         place = stack.enter_context(_closing(opened(url, folder)))
         field = Battlefield(
             place=place,
@@ -102,6 +121,39 @@ def _on_postgres(folder: Path) -> Iterator[Battlefield]:
         field.hold_transaction()
         stack.callback(field.let_go)
         yield field
+
+
+@contextmanager
+def _on_redis(folder: Path) -> Iterator[Battlefield]:
+    with ExitStack() as stack:
+        server = stack.enter_context(own_redis(KEEPING))
+        proxy = stack.enter_context(_proxy_to(server.url))
+        place = stack.enter_context(_closing(opened(f"{server.url}#chaos", folder)))
+        field = Battlefield(
+            place=place,
+            address=f"{with_place(server.url, '127.0.0.1', proxy.port)}#chaos",
+            where=f"Redis {server.how}, appendfsync always",
+            server=server.process,
+            shuts_down=False,
+            proxy=proxy,
+            commit=b"EVALSHA",
+        )
+        proxy.on_cut = field.note_cut
+        yield field
+
+
+def _proxy_to(url: str) -> AbstractContextManager[Proxy]:
+    parts = urlsplit(url)
+    assert parts.hostname is not None
+    assert parts.port is not None
+    return proxy_before(parts.hostname, parts.port)
+
+
+_GROUNDS: Final[Mapping[str, Callable[[Path], AbstractContextManager[Battlefield]]]] = {
+    POSTGRES: _on_postgres,
+    SQLITE: _on_sqlite,
+    REDIS: _on_redis,
+}
 
 
 @contextmanager

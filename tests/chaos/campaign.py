@@ -19,6 +19,7 @@ from jobbus.job import UNFINISHED, JobState
 from jobbus.message import Message
 from jobbus.store import CancelOutcome
 from tests.chaos.battlefield import Battlefield, battlefield
+from tests.chaos.draws import POINTS, job_types
 from tests.chaos.plan import Plan
 from tests.chaos.planted import BUGS
 from tests.crash.checker import Evidence, Violation, violations
@@ -40,17 +41,6 @@ SLACK: Final = 60.0
 """Seconds that the rest may take after that, on a busy machine."""
 PLANTED_SLACK: Final = 10.0
 NEVER: Final = 1000
-MIX: Final = {"plain": 66, "transactional": 18, "fails_once": 10, "fails_for_good": 2, "spawner": 1}
-"""Job types, with their weights."""
-POINTS: Final = (
-    "claim:before", "claim:after", "handler:before_effect", "handler:after_effect",
-    "complete:before", "complete:after", "complete_in:before", "complete_in:after",
-    "commit:before", "commit:after", "abandon:before", "abandon:after", "dead_letter:before",
-    "dead_letter:after", "extend:before", "extend:after", "tend:before", "tend:after",
-    "complete/complete:after", "abandon/move:after", "abandon/tell:after", "tend/move:after",
-    "tend/promote:after", "enqueue/enqueue:after", "enqueue/add_edges:after",
-)  # fmt: skip
-"""Where a worker may be told to kill itself; see :mod:`tests.crash.agent`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +93,7 @@ class Campaign:
     def __post_init__(self) -> None:
         self.chance = random.Random(self.plan.seed)
         self.place = self.ground.place
+        self._mix = job_types(self.plan.backend)
         self._started = 0
         self._appointing = True
         self._thawing: set[asyncio.Task[None]] = set()
@@ -144,7 +135,7 @@ class Campaign:
         self._started += 1
         appointment = None
         if self._appointing and self.done["kill"] < self.plan.kills and self.chance.random() < 0.4:
-            label = self.chance.choice(POINTS)
+            label = self.chance.choice(POINTS[self.plan.backend])
             appointment = point(label, time=self.chance.randint(1, 8))
         name = f"worker-{self._started}"
         self.workers[name] = self.place.start(
@@ -194,7 +185,7 @@ class Campaign:
             self.ids.extend(await self._insist(enqueue))
 
     async def _message(self) -> Message:
-        (name,) = self.chance.choices(list(MIX), list(MIX.values()))
+        (name,) = self.chance.choices(list(self._mix), list(self._mix.values()))
         seconds = self.chance.choice([0.0, 0.0, 0.005, 0.05, 0.5])
         payload = {"seconds": seconds} if name in ("plain", "fails_once") else {}
         message = await self.bus.message_for(name, payload, queue=QUEUE)
@@ -273,7 +264,8 @@ class Campaign:
             process.resume()
 
     async def _restart(self) -> None:
-        crash = self.done["crash restart"] <= 2 * self.done["graceful restart"]
+        due = self.done["crash restart"] <= 2 * self.done["graceful restart"]
+        crash = due or not self.ground.shuts_down
         await self.ground.restart(crash=crash)
         self.done["crash restart" if crash else "graceful restart"] += 1
 
@@ -286,9 +278,9 @@ class Campaign:
             case "reset":
                 proxy.cut_all()
             case "lost reply":
-                proxy.cut_at(b"COMMIT", forward=True, times=3)
+                proxy.cut_at(self.ground.commit, forward=True, times=3)
             case "lost commit":
-                proxy.cut_at(b"COMMIT", forward=False, times=3)
+                proxy.cut_at(self.ground.commit, forward=False, times=3)
             case "black hole":
                 self.ground.note_cut()
                 proxy.swallow()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import random
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Final, Self
 
-POSTGRES, SQLITE = "postgres", "sqlite"
+POSTGRES, SQLITE, REDIS = "postgres", "sqlite", "redis"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class Plan:
     stops: int = 20
     """SIGSTOP until the lease is over."""
     restarts: int = 5
-    """Of the database: crashes, and every third in good order."""
+    """Of the server: crashes, and on Postgres every third in good order."""
     cuts: int = 10
     """Of the network: resets, a commit whose reply is lost, a black hole."""
     drains: int = 10
@@ -54,7 +54,7 @@ class Plan:
 
     def command(self) -> str:
         """What to type to do the same again."""
-        usual = ON_SQLITE if self.backend == SQLITE else ON_POSTGRES
+        usual = USUAL[self.backend]
         told = [
             f"--{field.name} {shlex.quote(str(value))}"
             for field in fields(self)
@@ -69,6 +69,11 @@ ON_SQLITE: Final = Plan(
 )
 """No server to crash; and whoever is frozen may hold the lock that all writers need."""
 ON_POSTGRES: Final = Plan()
+ON_REDIS: Final = Plan(backend=REDIS, jobs=100_000, restarts=3)
+USUAL: Final[Mapping[str, Plan]] = {
+    plan.backend: plan for plan in (ON_POSTGRES, ON_SQLITE, ON_REDIS)
+}
+"""What is done to each backend, where nothing else is said."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,9 +90,7 @@ class Order:
             prog="python -m tests.chaos",
             description="Attack running workers, and hold what happened against what was promised.",
         )
-        parser.add_argument(
-            "--backend", choices=[POSTGRES, SQLITE], help="only this one; default: both"
-        )
+        parser.add_argument("--backend", choices=list(USUAL), help="only this one; default: all")
         parser.add_argument("--seed", type=int, help="default: a new one each time")
         for field in fields(Plan):
             if field.name not in ("backend", "seed", "planted"):
@@ -104,12 +107,11 @@ class Order:
             if (value := getattr(asked, field.name)) is not None
         }
         given.setdefault("seed", random.randrange(2**32))
-        base = {POSTGRES: ON_POSTGRES, SQLITE: ON_SQLITE}
-        chosen = [given.pop("backend")] if "backend" in given else [POSTGRES, SQLITE]
+        chosen = [given.pop("backend")] if "backend" in given else list(USUAL)
         everything = asked.backend is None and not asked.planted
         seeds = asked.seeds if asked.seeds is not None else 1000 * everything
         return cls(
-            plans=[_changed(base[name], given) for name in chosen],
+            plans=[_changed(USUAL[name], given) for name in chosen],
             bugs=everything and not asked.no_bugs,
             seeds=seeds,
         )

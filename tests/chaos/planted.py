@@ -6,18 +6,15 @@ Each is named, says what it breaks, and which invariants have to report it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final
-from unittest.mock import patch
 
-from jobbus.backends.sql import hot, maintenance, moving, postgres_connection, settling, steering
+from jobbus.backends.sql import hot, maintenance, moving, settling, steering
 from jobbus.backends.sql.base import SqlQueue
 from jobbus.backends.sql.moving import Change, Locked
 from jobbus.backends.sql.program import Many, Scope
-from jobbus.backends.sql.statements import Naming, load
 from jobbus.job import EventType, JobState
 from jobbus.message import Abandonment, Completion, CountsAs, Delivery, Message
 from jobbus.store import CancelOutcome
@@ -27,60 +24,10 @@ from jobbus.worker.heartbeat import Heartbeat
 from jobbus.worker.held import Held
 from jobbus.worker.host import WorkerHost
 from jobbus.worker.settle import Settler
+from tests.chaos.plan import REDIS
+from tests.chaos.planting import Bug, bug, lua, replaced, sql
 
-Plant = Callable[[ExitStack], None]
 _NOTHING: Final = timedelta(0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bug:
-    """One thing done wrong."""
-
-    name: str
-    plant: Plant
-    caught_by: frozenset[str]
-    """Of these invariants one has to report it."""
-    simulated: bool = True
-    """Whether virtual time can show it; else it takes real processes."""
-
-    @contextmanager
-    def planted(self) -> Iterator[None]:
-        """Within it, the code has the bug."""
-        with ExitStack() as stack:
-            self.plant(stack)
-            yield
-
-
-def _sql(name: str, **changes: tuple[str, str]) -> Plant:
-    """Rewrite a statement in both dialects: from what, to what."""
-
-    def plant(stack: ExitStack) -> None:
-        for dialect, (old, new) in changes.items():
-            texts = load(dialect, Naming())
-            assert isinstance(texts, dict)
-            assert old in texts[name], f"{name} ({dialect}) reads otherwise now: {texts[name]}"
-            stack.enter_context(patch.dict(texts, {name: texts[name].replace(old, new)}))
-        postgres_connection._prepared_texts.cache_clear()
-        stack.callback(postgres_connection._prepared_texts.cache_clear)
-
-    return plant
-
-
-def _all(*plants: Plant) -> Plant:
-    def plant(stack: ExitStack) -> None:
-        for one in plants:
-            one(stack)
-
-    return plant
-
-
-def _replaced(target: Any, name: str, make: Callable[[Any], Any]) -> Plant:
-    """Put in place of a function what is made of it."""
-
-    def plant(stack: ExitStack) -> None:
-        stack.enter_context(patch.object(target, name, make(getattr(target, name))))
-
-    return plant
 
 
 # the worker
@@ -222,22 +169,13 @@ def _conceal(apply: Any) -> Any:
     return apply_in_silence
 
 
-def bug(name: str, caught_by: str, *plants: Plant, simulated: bool = True) -> Bug:
-    return Bug(
-        name=name,
-        plant=_all(*plants),
-        caught_by=frozenset(caught_by.split()),
-        simulated=simulated,
-    )
-
-
 BUGS: Final[Mapping[str, Bug]] = {
     one.name: one
     for one in (
         bug(
             "a completion needs no lease",
             "C5",
-            _sql(
+            sql(
                 "complete",
                 sqlite=("attempt = :attempt AND claim = :claim AND ", ""),
                 postgres=("j.attempt = d.attempt AND j.claim = d.claim AND ", ""),
@@ -246,17 +184,17 @@ BUGS: Final[Mapping[str, Bug]] = {
         bug(
             "an abandonment needs no lease",
             "C5",
-            _replaced(settling, "_under_same_lease", _any_lease),
+            replaced(settling, "_under_same_lease", _any_lease),
         ),
         bug(
             "jobs are acknowledged before they run",
             "C3",
-            _replaced(SqlQueue, "_claim", _acknowledge_first),
+            replaced(SqlQueue, "_claim", _acknowledge_first),
         ),
         bug(
             "live leases are taken back",
             "C4",
-            _sql(
+            sql(
                 "look",
                 sqlite=("lease_until < :now", "lease_until < :now + 3600000"),
                 postgres=(
@@ -264,7 +202,7 @@ BUGS: Final[Mapping[str, Bug]] = {
                     "lease_until < clock_timestamp() + interval '1 hour'",
                 ),
             ),
-            _sql(
+            sql(
                 "lapsed",
                 sqlite=("lease_until < :now", "lease_until < :now + 3600000"),
                 postgres=(
@@ -276,12 +214,10 @@ BUGS: Final[Mapping[str, Bug]] = {
         bug(
             "a claim takes what is taken",
             "C4",
-            _sql(
-                "pick", sqlite=("ready = 1 AND queue", "state IN ('queued', 'running') AND queue")
-            ),
-            _sql("start", sqlite=(" AND ready = 1", "")),
-            _sql("claim", postgres=("    FOR UPDATE SKIP LOCKED\n", "")),
-            _sql(
+            sql("pick", sqlite=("ready = 1 AND queue", "state IN ('queued', 'running') AND queue")),
+            sql("start", sqlite=(" AND ready = 1", "")),
+            sql("claim", postgres=("    FOR UPDATE SKIP LOCKED\n", "")),
+            sql(
                 "claim",
                 postgres=(
                     "WHERE j.ctid = ANY (ARRAY(SELECT place FROM picked))",
@@ -292,7 +228,7 @@ BUGS: Final[Mapping[str, Bug]] = {
         bug(
             "renewed leases are not extended",
             "C4",
-            _sql(
+            sql(
                 "extend",
                 sqlite=("max(lease_until, :now + :lease_ms)", "lease_until"),
                 postgres=(
@@ -305,49 +241,61 @@ BUGS: Final[Mapping[str, Bug]] = {
         bug(
             "a worker trusts leases that ran out",
             "C4",
-            _replaced(Heartbeat, "_keep_fencing", _never_fence),
+            replaced(Heartbeat, "_keep_fencing", _never_fence),
         ),
         bug(
             "the heartbeat shares the handlers' loop",
             "C4 C6 C9",
-            _replaced(Heartbeat, "start", _start_on_the_loop),
+            replaced(Heartbeat, "start", _start_on_the_loop),
             simulated=False,
         ),
         bug(
             "a transaction commits without the lease",
             "C6",
             # Else a heartbeat that wakes up first ends the job, and there is nothing to see.
-            _replaced(Heartbeat, "_tell_lost", _never_tell),
-            _replaced(WorkerHost, "_check", _never_refuse),
+            replaced(Heartbeat, "_tell_lost", _never_tell),
+            replaced(WorkerHost, "_check", _never_refuse),
             simulated=False,
+        ),
+        bug(
+            "on Redis a completion needs no lease",
+            "C5",
+            lua("complete", "v[2] == attempt and v[3] == claim", "true"),
+            simulated=False,
+            on=REDIS,
+        ),
+        bug(
+            "on Redis live leases are taken back",
+            "C4",
+            lua("tend", "int(now - expired_for)", "int(now + 3600000000)"),
+            simulated=False,
+            on=REDIS,
         ),
         bug(
             "a shutdown burns an attempt",
             "C9",
-            _replaced(attempt, "release", _burn_an_attempt),
-            _replaced(worker, "release", _burn_an_attempt),
+            replaced(attempt, "release", _burn_an_attempt),
+            replaced(worker, "release", _burn_an_attempt),
         ),
-        bug(
-            "a shutdown drops the last outcomes", "C9", _replaced(Settler, "flushed", _do_not_wait)
-        ),
-        bug("a delivery is run twice", "C6 C13", _replaced(Backlog, "put", _put_twice)),
-        bug("a failure counts twice", "C9", _replaced(settling, "_abandoned", _count_twice)),
+        bug("a shutdown drops the last outcomes", "C9", replaced(Settler, "flushed", _do_not_wait)),
+        bug("a delivery is run twice", "C6 C13", replaced(Backlog, "put", _put_twice)),
+        bug("a failure counts twice", "C9", replaced(settling, "_abandoned", _count_twice)),
         bug(
             "crashes are not counted",
             "C9",
-            _replaced(settling, "crashed", _count_nothing),
-            _replaced(maintenance, "crashed", _count_nothing),
+            replaced(settling, "crashed", _count_nothing),
+            replaced(maintenance, "crashed", _count_nothing),
         ),
-        bug("a cancellation wakes the dead", "C5", _replaced(steering, "cancel", _resurrect)),
-        bug("what is cancelled stays ready", "C5 C12", _replaced(moving, "_moved", _stay_ready)),
+        bug("a cancellation wakes the dead", "C5", replaced(steering, "cancel", _resurrect)),
+        bug("what is cancelled stays ready", "C5 C12", replaced(moving, "_moved", _stay_ready)),
         bug(
             "a paused queue hands out",
             "C12",
-            _sql(
+            sql(
                 "pick",
                 sqlite=("q.name = :queue AND q.paused", "q.name = :queue AND NOT q.paused"),
             ),
-            _sql(
+            sql(
                 "claim",
                 postgres=("q.name = :queue AND q.paused", "q.name = :queue AND NOT q.paused"),
             ),
@@ -355,7 +303,7 @@ BUGS: Final[Mapping[str, Bug]] = {
         bug(
             "dependents do not wait",
             "C7",
-            _sql(
+            sql(
                 "still_waiting",
                 sqlite=("e.resolved = 0)", "e.resolved = 0) AND 1 = 0"),
                 postgres=("NOT e.resolved)", "NOT e.resolved) AND 1 = 0"),
@@ -364,18 +312,18 @@ BUGS: Final[Mapping[str, Bug]] = {
         bug(
             "due jobs stay where they are",
             "C1",
-            _sql(
+            sql(
                 "promote",
                 sqlite=("WHERE timed = 1 AND", "WHERE 1 = 0 AND"),
                 postgres=("WHERE timed AND", "WHERE false AND"),
             ),
         ),
-        bug("a batch loses its last job", "C1", _replaced(hot, "enqueue", _forget_the_last)),
+        bug("a batch loses its last job", "C1", replaced(hot, "enqueue", _forget_the_last)),
         bug(
             "the history conceals crashes",
             "C5",
-            _replaced(settling, "apply", _conceal),
-            _replaced(maintenance, "apply", _conceal),
+            replaced(settling, "apply", _conceal),
+            replaced(maintenance, "apply", _conceal),
         ),
     )
 }

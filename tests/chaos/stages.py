@@ -9,8 +9,7 @@ from typing import Final
 
 from jobbus.bus import JobBus
 from tests.chaos.battlefield import battlefield
-from tests.chaos.plan import POSTGRES
-from tests.chaos.planted import Bug
+from tests.chaos.planting import Bug
 from tests.crash.checker import violations
 from tests.crash.place import Place, point
 
@@ -35,11 +34,20 @@ async def blocked_loop(place: Place, planted: str) -> set[str]:
 
 async def late_transaction(place: Place, planted: str) -> set[str]:
     """A worker is frozen just before it completes its job in a transaction of the handler's."""
+    return await _late(place, planted, "transactional", "complete_in:before")
+
+
+async def late_completion(place: Place, planted: str) -> set[str]:
+    """The same, where nothing but the completion is late."""
+    return await _late(place, planted, "plain", "complete:before")
+
+
+async def _late(place: Place, planted: str, job_type: str, label: str) -> set[str]:
     async with place.bus() as bus:
-        await bus.enqueue("transactional")
+        await bus.enqueue(job_type)
         frozen = place.start(
             "frozen",
-            point=point("complete_in:before", with_signal=signal.SIGSTOP),
+            point=point(label, with_signal=signal.SIGSTOP),
             lease=LEASE,
             planted=planted,
         )
@@ -54,17 +62,20 @@ async def late_transaction(place: Place, planted: str) -> set[str]:
 STAGES: Final[Mapping[str, Stage]] = {
     "the heartbeat shares the handlers' loop": blocked_loop,
     "a transaction commits without the lease": late_transaction,
+    "on Redis a completion needs no lease": late_completion,
+    "on Redis live leases are taken back": blocked_loop,
 }
 """By the name of the bug that each is there for."""
 
 
 def play(bug: Bug) -> set[str]:
     """The bug's scene, on a server of its own; the invariants that were broken."""
-    with battlefield(POSTGRES) as ground:
-        return asyncio.run(_play(bug, ground.place))
+    with battlefield(bug.on) as ground:
+        return asyncio.run(perform(bug, ground.place))
 
 
-async def _play(bug: Bug, place: Place) -> set[str]:
+async def perform(bug: Bug, place: Place) -> set[str]:
+    """The same, on a server that is there already."""
     return await STAGES[bug.name](place, bug.name)
 
 

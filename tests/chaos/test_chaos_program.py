@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from tests.chaos.campaign import Result, run
-from tests.chaos.plan import ON_POSTGRES, ON_SQLITE, POSTGRES, SQLITE, Order, Plan
+from tests.chaos.plan import ON_POSTGRES, ON_REDIS, REDIS, SQLITE, USUAL, Order, Plan
 from tests.chaos.planted import BUGS
 from tests.chaos.report import PROMISES, lines
 from tests.chaos.soak import Sample, judge
@@ -17,21 +17,25 @@ from tests.crash.evidence import Evidence, Violation
 SMALL = Plan(
     backend=SQLITE, seed=5, jobs=300, kills=5, stops=0, restarts=0, cuts=0, drains=2, cancels=4
 )
+SMALL_ON_REDIS = replace(
+    SMALL, backend=REDIS, kills=3, stops=1, restarts=1, cuts=1, cancels=2, lease=1.5
+)
 QUIET = Sample(done=0, memory=100_000_000, files=40, threads=8, connections=6, tables=5_000_000)
 
 
 def test_without_options_everything_is_attacked() -> None:
     order = Order.parse([])
-    assert [plan.backend for plan in order.plans] == [POSTGRES, SQLITE]
+    assert [plan.backend for plan in order.plans] == list(USUAL)
     assert order.bugs
     assert order.seeds == 1000
-    asked = replace(ON_POSTGRES, seed=order.plans[0].seed)
-    assert order.plans[0] == asked
-    assert (asked.jobs, asked.kills, asked.stops, asked.restarts) == (20_000, 100, 20, 5)
+    assert order.plans == [replace(usual, seed=order.plans[0].seed) for usual in USUAL.values()]
+    attacks = {(one.jobs, one.kills, one.stops, one.restarts) for one in (ON_POSTGRES, ON_REDIS)}
+    assert attacks == {(20_000, 100, 20, 5), (100_000, 100, 20, 3)}
 
 
-def test_a_run_can_be_had_again_from_what_it_says() -> None:
-    plan = replace(ON_SQLITE, seed=17, jobs=123)
+@pytest.mark.parametrize("usual", USUAL.values(), ids=USUAL)
+def test_a_run_can_be_had_again_from_what_it_says(usual: Plan) -> None:
+    plan = replace(usual, seed=17, jobs=123)
     words = plan.command().split('"')[1].split()
     assert Order.parse(words).plans == [plan]
     assert plan.faults() == plan.faults()
@@ -43,13 +47,27 @@ def test_a_run_can_be_had_again_from_what_it_says() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_a_small_attack_breaks_nothing_and_says_all_that_was_checked() -> None:
-    result = run(SMALL)
+    attack(SMALL)
+
+
+@pytest.mark.crash
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+@pytest.mark.usefixtures("owned_redis")
+def test_a_small_attack_with_the_death_of_the_server_breaks_nothing_on_redis() -> None:
+    attack(SMALL_ON_REDIS)
+
+
+def attack(plan: Plan) -> None:
+    result = run(plan)
     told = "\n".join(lines(result))
     assert not result.violations, told
-    assert result.done["kill"] >= SMALL.kills
+    assert result.done["kill"] >= plan.kills
+    assert result.done["stop"] == plan.stops
+    assert result.done["crash restart"] == plan.restarts
     assert all(f"  {name} " in told for name in PROMISES)
     assert "every promise was kept" in told
-    assert "--seed 5" in told
+    assert f"--seed {plan.seed}" in told
 
 
 def test_a_report_says_what_was_broken() -> None:

@@ -76,6 +76,14 @@ class Agent:
     def close(self) -> None:
         self._history.close()
 
+    def note_enqueuing(self, messages: Sequence[Message]) -> None:
+        """With what each has to wait for."""
+        for message in messages:
+            waits = {"group": message.group} if message.group else {}
+            after = [dependency.job_id for dependency in message.depends_on]
+            asked = {**waits, "after": after} if after else waits
+            self.note("enqueuing", message.job_id, **asked)
+
     def reach(self, label: str) -> None:
         """Go no further if this is the point. A process that was stopped goes on from here."""
         point = self._point
@@ -116,11 +124,7 @@ class Watched(SqlQueue):
     async def enqueue(
         self, messages: Sequence[Message], *, connection: Any | None = None
     ) -> Sequence[str]:
-        for message in messages:
-            waits = {"group": message.group} if message.group else {}
-            after = [dependency.job_id for dependency in message.depends_on]
-            asked = {**waits, "after": after} if after else waits
-            self.agent.note("enqueuing", message.job_id, **asked)
+        self.agent.note_enqueuing(messages)
         with self._points("enqueue"):
             ids = await super().enqueue(messages, connection=connection)
         if connection is None:  # else it is the caller's commit that accepts them

@@ -53,8 +53,7 @@ class WatchedRedis(RedisQueue):
     async def enqueue(
         self, messages: Sequence[Message], *, connection: Any | None = None
     ) -> Sequence[str]:
-        for message in messages:
-            self.agent.note("enqueuing", message.job_id)
+        self.agent.note_enqueuing(messages)
         with self._points("enqueue"):
             ids = await super().enqueue(messages, connection=connection)
         for job_id in ids:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 FILE_NAME = "history.jsonl"
+_NONE: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,5 +61,14 @@ class Reader:
                     if not line.endswith(b"\n"):
                         break  # it is being written
                     self._offset += len(line)
-                    self._records.append(Record(**json.loads(line)))
+                    self._records.append(_read(line))
         return list(self._records)
+
+
+def _read(line: bytes) -> Record:
+    told = json.loads(line)
+    # The same few words, a million times.
+    for name in ("process", "event", "job"):
+        told[name] = sys.intern(told[name])
+    told["detail"] = {sys.intern(name): value for name, value in told["detail"].items()} or _NONE
+    return Record(**told)

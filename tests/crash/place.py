@@ -222,8 +222,10 @@ class Place:
         self._looks.extend(jobs.values())
         return jobs
 
-    async def effects(self) -> list[tuple[str, int]]:
-        """What the jobs wrote to the table of effects: their ids and attempts."""
+    async def effects(self) -> list[tuple[str, int]] | None:
+        """What the jobs wrote to the table of effects: their ids and attempts. None on Redis."""
+        if self.address.startswith("redis://"):
+            return None
         return await asyncio.to_thread(self._read_effects)
 
     def _read_effects(self) -> list[tuple[str, int]]:

@@ -302,7 +302,7 @@ async def test_a_producer_that_dies_has_enqueued_all_or_nothing_and_may_repeat_i
             await place.start(f"first-{queue_of(label)}", point=point(label), **asked).died()
             there = [await bus.get(job_id) is not None for job_id in ids]
             assert there == [accepted] * len(ids), label
-            rows = [job_id for job_id, _ in await place.effects() if job_id in ids]
+            rows = [job_id for job_id, _ in await place.effects() or () if job_id in ids]
             assert sorted(rows) == (sorted(ids) if in_transaction and accepted else []), label
             again = place.start(f"again-{queue_of(label)}", **asked, queues=["default"])
             assert await again.ended() == 0, again.log

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from tests.chaos.planted import BUGS
-from tests.chaos.stages import LEASE, STAGES
+from tests.chaos.stages import LEASE, STAGES, perform
 from tests.crash.place import Place
 
 pytestmark = pytest.mark.crash
@@ -16,11 +18,13 @@ def test_every_bug_is_either_simulated_or_has_a_stage() -> None:
     assert len(BUGS) >= 12
 
 
+@pytest.mark.services
 @pytest.mark.parametrize("name", STAGES, ids=lambda name: name.replace(" ", "_"))
-async def test_a_bug_that_takes_real_processes_is_reported(
-    postgres_place: Place, name: str
+def test_a_bug_that_takes_real_processes_is_reported(
+    request: pytest.FixtureRequest, name: str
 ) -> None:
-    found = await STAGES[name](postgres_place, name)
+    place: Place = request.getfixturevalue(f"{BUGS[name].on}_place")
+    found = asyncio.run(perform(BUGS[name], place))
     assert found & BUGS[name].caught_by, f"the checker says {sorted(found)}"
 
 

@@ -21,6 +21,7 @@ from jobbus.middleware.idempotency import KeyEvent
 from tests.flow.support import NOWHERE, PLAIN, at_work, completed, until
 from tests.idempotency.support import BareBroker, Effects, SwitchedStore, key_of, snoozed
 from tests.services import RedisServer
+from tests.services.redis import reading_redis
 
 LEASE = timedelta(seconds=60)
 
@@ -357,6 +358,20 @@ async def test_a_full_redis_refuses_and_keeps_nothing_half(owned_redis: RedisSer
         assert await store.look(["k"]) == [None]
     finally:
         await client.config_set("maxmemory", "0")
+        await store.close()
+
+
+@pytest.mark.usefixtures("owned_redis")
+async def test_nobody_is_told_of_forgetfulness_by_a_redis_that_is_still_reading_its_file() -> None:
+    told = ""
+    with reading_redis() as server:
+        store = RedisIdempotencyStore(server.url)
+        await store.open()
+        async with asyncio.timeout(10):
+            while "still reading" not in told:
+                with pytest.raises(BackendUnavailable) as caught:
+                    await store.concerns()
+                told = str(caught.value)
         await store.close()
 
 

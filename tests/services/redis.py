@@ -59,6 +59,12 @@ class RedisProcess:
 
     def start(self) -> None:
         """Start, on the same port as ever, and return once it answers. Harmless when running."""
+        self.launch()
+        assert self._process is not None
+        await_answer(self._process, self._ask, unless=redis.RedisError, log=self._log)
+
+    def launch(self) -> None:
+        """The same, without waiting for its answer."""
         if self._process is not None and self._process.poll() is None:
             return
         folder = self._place.folder / str(self.port)
@@ -70,7 +76,6 @@ class RedisProcess:
         for name, value in {**settings, **self.settings}.items():
             command += [f"--{name}", value]
         self._process = self._place.start(command, log=self._log)
-        await_answer(self._process, self._ask, unless=redis.RedisError, log=self._log)
 
     def stop(self) -> None:
         """Shut down in good order. Harmless when not running."""
@@ -130,6 +135,20 @@ def own_redis(settings: Mapping[str, str] | None = None) -> Iterator[RedisServer
     """A server that keeps what it is given, and that the tests may kill."""
     wanted = {**DURABLE, **(settings or {})}
     with _first([lambda: _started(machine_program, wanted), lambda: _wheel(wanted)]) as server:
+        yield server
+
+
+@contextmanager
+def reading_redis() -> Iterator[RedisServer]:
+    """A server that takes seconds to read its file, which within the block it has begun to do."""
+    with own_redis({"key-load-delay": "50"}) as server:
+        assert server.process is not None
+        with client(server.url) as asking, asking.pipeline(transaction=False) as pipeline:
+            for number in range(20_000):  # it listens once in a thousand
+                pipeline.set(f"key-{number}", "")
+            pipeline.execute()
+        server.process.crash()
+        server.process.launch()
         yield server
 
 

@@ -6,7 +6,8 @@ from typing import Final
 
 import pytest
 
-from tests.chaos.planted import BUGS, Bug
+from tests.chaos.planted import BUGS
+from tests.chaos.planting import Bug
 from tests.simulation.scenario import simulate
 
 SEEDS: Final = 150

@@ -174,6 +174,9 @@ class RedisIdempotencyStore:
         with _translated():
             memory = await self._opened.info("memory")
             persistence = await self._opened.info("persistence")
+        if persistence.get("loading"):
+            # Until then it also says that it keeps no log.
+            raise BackendUnavailable("Redis is still reading its data from disk")
         told = []
         policy = memory.get("maxmemory_policy", "noeviction")
         if policy != "noeviction":

@@ -105,7 +105,12 @@ class Link:
         """What the server says of itself, with its policy for full memory."""
         async with self._translated("ask the server what it is"):
             found: dict[str, Any] = await self.client.info("default")
-            return found
+        if found.get("loading"):
+            # Until then it also says that it writes no append-only file.
+            raise BackendUnavailable(
+                f"Redis at {self.options.location} is still reading its data from disk"
+            )
+        return found
 
     async def run(self, name: str, *arguments: Argument) -> Any:
         """Run a script under the known epoch."""
