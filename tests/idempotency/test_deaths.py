@@ -16,8 +16,8 @@ from jobbus.backends.memory import MemoryQueue
 from jobbus.backends.sql.program import Call, Program
 from jobbus.idempotency import Answer, KeyClaim, KeyEnd, KeyState
 from jobbus.idempotency.memory import MemoryIdempotencyStore
-from jobbus.middleware.idempotency import KeyEvent
 from jobbus.middleware.idempotency_keys import claim_for
+from jobbus.middleware.idempotency_values import KeyEvent
 from tests.flow.support import (
     PLAIN,
     ROOT,

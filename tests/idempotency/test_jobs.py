@@ -9,7 +9,7 @@ import pytest
 
 from jobbus import IdempotencyMismatch, JobBus, JobContext, JobState, PermanentError
 from jobbus.idempotency import KeyState
-from jobbus.middleware.idempotency import KeyEvent, KeyNotice
+from jobbus.middleware.idempotency_values import KeyEvent, KeyNotice
 from tests.flow.support import (
     AT_ONCE,
     Home,

@@ -17,7 +17,7 @@ from jobbus.idempotency import Answer, KeyClaim, KeyState
 from jobbus.idempotency.memory import MemoryIdempotencyStore
 from jobbus.idempotency.redis import RedisIdempotencyStore
 from jobbus.message import Abandonment, Completion, CountsAs
-from jobbus.middleware.idempotency import KeyEvent
+from jobbus.middleware.idempotency_values import KeyEvent
 from tests.flow.support import NOWHERE, PLAIN, at_work, completed, until
 from tests.idempotency.support import BareBroker, Effects, SwitchedStore, key_of, snoozed
 from tests.services import RedisServer
@@ -426,3 +426,28 @@ async def test_a_slot_takes_its_next_job_while_the_success_before_is_recorded(
         await working
         for job_id in ids:
             assert (await completed(bus, job_id)).attempt == 1
+
+
+async def test_jobs_that_are_handed_back_leave_their_keys_free(store: SwitchedStore) -> None:
+    """The next worker must not find them busy until a lease is over."""
+    going, go_on = asyncio.Event(), asyncio.Event()
+    async with ledger_bus(store) as bus:
+
+        @bus.job
+        async def work(number: int) -> None:
+            if not number:
+                going.set()
+                await go_on.wait()
+
+        ids = [await work.options(idempotency_key=f"k{n}").enqueue(n) for n in range(3)]
+        worker = Worker(bus, concurrency=1)
+        worker._pace.prefetch = lambda: 5  # type: ignore[method-assign]  # as for short jobs
+        working = asyncio.create_task(worker.run())
+        await going.wait()
+        await until(lambda: store.switch.asked.count("begin"), "keys begun")
+        worker.stop()
+        go_on.set()
+        await working
+        async with at_work(bus):
+            for job_id in ids:
+                assert (await completed(bus, job_id)).snoozes == 0

@@ -15,8 +15,9 @@ from jobbus.idempotency import Answer, KeyHold, KeyState
 from jobbus.idempotency.memory import MemoryIdempotencyStore
 from jobbus.ids import new_id
 from jobbus.message import Abandonment, Completion, CountsAs, DeadLetter
-from jobbus.middleware.idempotency import Idempotency, KeyEvent, Settlement
+from jobbus.middleware.idempotency import Idempotency
 from jobbus.middleware.idempotency_keys import claim_for, fingerprint
+from jobbus.middleware.idempotency_values import Ahead, KeyEvent, Settlement
 from jobbus.worker.held import Held, Holdings
 from jobbus.worker.keys import KeyKeeper
 from tests.flow.support import until
@@ -32,6 +33,8 @@ class Holder:
     hold: KeyHold | None = None
     hold_until: float = 0.0
     hold_ending: bool = False
+    ahead: Ahead | None = None
+    finished: bool = False
 
 
 def message(payload: bytes = b"{}", key: str = "k") -> Message:
@@ -123,9 +126,6 @@ async def test_who_is_cancelled_while_it_asks_gives_back_what_it_gets(
             asked.set()
             await go_on.wait()
 
-    async def never() -> Completion:
-        raise AssertionError("the handler must not run")
-
     store.switch.before = hold_up
     asking = asyncio.create_task(guard.around(holder(), JOB_TYPE, never))
     await asked.wait()
@@ -156,9 +156,6 @@ async def test_a_busy_key_sends_the_job_back_for_no_longer_than_a_lease(
 ) -> None:
     await store.begin([claim_for(message())], timedelta(hours=5))
 
-    async def never() -> Completion:
-        raise AssertionError("the handler must not run")
-
     back = await guard.around(holder(), JOB_TYPE, never)
     assert isinstance(back, Abandonment)
     assert back.counts_as is CountsAs.SNOOZE
@@ -168,9 +165,6 @@ async def test_a_busy_key_sends_the_job_back_for_no_longer_than_a_lease(
 async def test_poison_goes_to_the_dead_letters(guard: Idempotency, store: SwitchedStore) -> None:
     poisoned = replace(message(), max_crashes=0)
     await store.begin([claim_for(poisoned)], timedelta(0))
-
-    async def never() -> Completion:
-        raise AssertionError("the handler must not run")
 
     dead = await guard.around(holder(poisoned), JOB_TYPE, never)
     assert isinstance(dead, DeadLetter)
@@ -242,3 +236,111 @@ def test_a_fingerprint_tells_payloads_apart_by_what_they_say(
     first: bytes, second: bytes, same: bool
 ) -> None:
     assert (fingerprint(message(first)) == fingerprint(message(second))) == same
+
+
+async def never() -> Completion:
+    raise AssertionError("the handler must not run")
+
+
+async def test_the_keys_of_one_delivery_are_begun_in_one_request(
+    guard: Idempotency, store: SwitchedStore
+) -> None:
+    several = [holder(message(key=f"k{number}")) for number in range(50)]
+    guard.begin_ahead(several)
+    for one in several:
+
+        async def attempt(one: Holder = one) -> Completion:
+            return Completion(delivery=one.delivery)
+
+        assert await through(guard, one, attempt) is not None
+    assert store.switch.asked.count("begin") == 1
+    assert guard.counts[KeyEvent.MISS] == 50
+
+
+async def test_of_jobs_with_one_key_the_second_asks_when_its_turn_comes(
+    guard: Idempotency, store: SwitchedStore
+) -> None:
+    first, second = holder(), holder()
+    guard.begin_ahead([first, second])
+
+    async def attempt() -> Completion:
+        return Completion(delivery=first.delivery, result=b"1")
+
+    assert await through(guard, first, attempt) is not None
+    done = await through(guard, second, never)
+    assert isinstance(done, Completion)
+    assert (done.delivery, done.result) == (second.delivery, b"1")
+    assert guard.counts[KeyEvent.HIT] == 1
+
+
+async def test_a_key_that_was_busy_ahead_is_asked_for_again(
+    guard: Idempotency, store: SwitchedStore
+) -> None:
+    [reply] = await store.inner.begin([claim := claim_for(message())], LEASE)
+    mine = holder()
+    guard.begin_ahead([mine])
+    assert mine.ahead is not None
+    await mine.ahead.reply
+    await store.inner.release([claim.held(reply.fence)])
+
+    async def attempt() -> Completion:
+        return Completion(delivery=mine.delivery)
+
+    assert await through(guard, mine, attempt) is not None
+    assert guard.counts[KeyEvent.IN_PROGRESS] == 0
+
+
+async def test_the_key_of_a_suspect_is_not_begun_before_its_turn(
+    guard: Idempotency, store: SwitchedStore
+) -> None:
+    """It may take the process with it, and the others' keys would be charged for that."""
+    suspect = holder()
+    suspect.delivery = replace(suspect.delivery, crashes=1)
+    guard.begin_ahead([suspect])
+    assert suspect.ahead is None
+    assert "begin" not in store.switch.asked
+
+
+@pytest.mark.parametrize("answered", [False, True], ids=["before the answer", "after it"])
+async def test_a_job_that_does_not_run_after_all_gives_its_key_back(
+    guard: Idempotency, store: SwitchedStore, answered: bool
+) -> None:
+    mine = holder()
+    guard.begin_ahead([mine])
+    if answered:
+        assert mine.ahead is not None
+        await mine.ahead.reply
+        assert await state_of(store) is KeyState.IN_PROGRESS
+    mine.finished = True
+    await guard.let_go(mine)
+    assert await state_of(store) is KeyState.RELEASED
+
+
+async def test_a_key_that_could_not_be_renewed_in_time_is_begun_again_by_the_same_owner(
+    guard: Idempotency, store: SwitchedStore
+) -> None:
+    mine = holder()
+    guard.begin_ahead([mine])
+    assert mine.ahead is not None
+    await mine.ahead.reply
+    mine.hold_until = 0.0
+
+    async def attempt() -> Completion:
+        return Completion(delivery=mine.delivery)
+
+    assert await through(guard, mine, attempt) is not None
+    assert store.switch.asked.count("begin") == 2
+    assert await state_of(store) is KeyState.COMPLETED
+
+
+async def test_a_store_that_is_away_when_asked_ahead_sends_the_jobs_back(
+    guard: Idempotency, store: SwitchedStore
+) -> None:
+    mine = holder()
+    store.switch.on = False
+    guard.begin_ahead([mine])
+    back = await through(guard, mine, never)
+    assert isinstance(back, Abandonment)
+    assert back.problem is not None
+    assert back.problem.kind == "idempotency_store_unavailable"
+    assert guard.counts[KeyEvent.ERROR] == 1

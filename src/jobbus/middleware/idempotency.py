@@ -8,21 +8,17 @@ cancellation and the encoding of results.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
-from enum import StrEnum
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from jobbus.errors import BackendError, InvalidJob
 from jobbus.idempotency.gathering import Gatherer
 from jobbus.idempotency.store import (
-    KEPT_RESULT,
     Answer,
     IdempotencyStore,
     KeyClaim,
@@ -36,58 +32,27 @@ from jobbus.job import Problem
 from jobbus.job_type import JobType
 from jobbus.message import Abandonment, Completion, CountsAs, DeadLetter, Delivery, Message
 from jobbus.middleware.idempotency_keys import claim_for
+from jobbus.middleware.idempotency_values import (
+    Ahead,
+    Attempt,
+    Holder,
+    KeyEvent,
+    KeyNotice,
+    Settlement,
+    acquired,
+    dead,
+    end_of,
+    read_problem,
+    succeeded,
+    written_problem,
+)
 
 log = logging.getLogger("jobbus.worker")
 
-Settlement = Completion | Abandonment | DeadLetter
-Attempt = Callable[[], Awaitable[Settlement | None]]
 AWAY_DELAY: Final = (5.0, 30.0)
 """Seconds after which a job comes back that the store could not be asked about (D-10)."""
 _PAUSE_CAP: Final = 2.0
 _RELEASE_TRIES: Final = 3
-
-
-class KeyEvent(StrEnum):
-    """What is counted. The first four are metrics: ``background_jobs.idempotency.*``."""
-
-    HIT = "hit"
-    """Done before: the handler did not run."""
-    MISS = "miss"
-    """The key was free, and the handler ran."""
-    IN_PROGRESS = "in_progress"
-    """Somebody else is at it: the job comes back later."""
-    ERROR = "error"
-    """The store could not be asked or told."""
-    UNGUARDED = "unguarded"
-    """A naturally idempotent job ran without the store."""
-    MISMATCH = "mismatch"
-    POISON = "poison"
-    FENCED = "fenced"
-    """An outcome came too late: the key was another's by then."""
-    GONE = "gone"
-    """The store had forgotten a key under which work was going on."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeyNotice:
-    """One counted event, with the names that may label a metric."""
-
-    event: KeyEvent
-    job_type: str
-    queue: str
-
-
-class Holder(Protocol):
-    """What the worker holds a delivery in; its heartbeat keeps the key that is noted here."""
-
-    @property
-    def delivery(self) -> Delivery: ...
-
-    hold: KeyHold | None
-    hold_until: float
-    """Monotonic seconds; beyond it the key's lease is not trusted."""
-    hold_ending: bool
-    """The outcome is on its way: nothing is renewed any more."""
 
 
 class Idempotency:
@@ -132,6 +97,55 @@ class Idempotency:
         """Whether the job goes through the store at all."""
         return not self._ledger or message.idempotency_key is not None
 
+    def begin_ahead(self, holders: Sequence[Holder]) -> None:
+        """Begin the keys of jobs that were delivered together, in one request.
+
+        Not of suspects, who may be about to kill this process, and of several jobs with one key
+        only of the first. Whoever is not run after all is to be :meth:`let_go`.
+        """
+        if self.away:
+            return
+        begun: dict[str, tuple[Holder, Ahead]] = {}
+        loop = asyncio.get_running_loop()
+        for holder in holders:
+            message = holder.delivery.message
+            if holder.delivery.crashes or not self.concerns(message):
+                continue
+            try:
+                claim = claim_for(message)
+            except InvalidJob:
+                continue  # it will be told when it is to run
+            if claim.key not in begun:
+                holder.ahead = Ahead(claim, loop.create_future())
+                begun[claim.key] = (holder, holder.ahead)
+        if begun:
+            self._later(self._begin_these(list(begun.values())))
+
+    async def _begin_these(self, pairs: Sequence[tuple[Holder, Ahead]]) -> None:
+        asked = time.monotonic()
+        replies: Sequence[Reply | None] = [None] * len(pairs)
+        try:
+            replies = await self._begin_all([ahead.claim for _, ahead in pairs])
+        except BackendError as error:
+            self._lost_sight(error, pairs[0][0].delivery.message)
+        except Exception:
+            log.exception("keys could not be begun ahead; they are begun one by one")
+        for (holder, ahead), reply in zip(pairs, replies, strict=True):
+            if acquired(reply) and not holder.finished:
+                holder.hold_until = asked + self._trusted  # first: from then on it is renewed
+                holder.hold = ahead.claim.held(reply.fence)
+            ahead.reply.set_result(reply)
+
+    async def let_go(self, holder: Holder) -> None:
+        """Give back a key that was begun ahead, for a job that does not run here after all."""
+        ahead, holder.ahead = holder.ahead, None
+        if ahead is None:
+            return
+        holder.hold_ending = True
+        reply = await ahead.reply
+        if acquired(reply):
+            await self._tell(self._release, ahead.claim.held(reply.fence))
+
     async def around(
         self, holder: Holder, job_type: JobType[..., Any], attempt: Attempt
     ) -> Settlement | None:
@@ -141,25 +155,51 @@ class Idempotency:
         key is another's.
         """
         message = holder.delivery.message
-        try:
-            claim = claim_for(message)
-        except InvalidJob as error:
-            return _dead(holder.delivery, "invalid_idempotency_key", str(error))
-        if self.away:
+        reply = await self._known_ahead(holder)
+        if reply is None:
+            try:
+                claim = claim_for(message)
+            except InvalidJob as error:
+                return dead(holder.delivery, "invalid_idempotency_key", str(error))
+            reply = await self._begin_now(holder, claim)
+        if reply is None:
             return await self._without_store(holder, job_type, attempt)
+        if acquired(reply) and holder.hold is not None:
+            self._count(KeyEvent.MISS, message)
+            return await self._run(holder, holder.hold, attempt)
+        return await self._refused(holder.delivery, reply)
+
+    async def _known_ahead(self, holder: Holder) -> Reply | None:
+        """What the store said while the job waited; None where it is to be asked now."""
+        ahead = holder.ahead
+        if ahead is None:
+            return None
+        if not ahead.reply.done():
+            await asyncio.shield(ahead.reply)
+        holder.ahead = None
+        reply = ahead.reply.result()
+        if reply is None or reply.answer is Answer.BUSY:
+            return None  # whoever was at it may have finished since
+        if acquired(reply) and holder.hold_until < time.monotonic():
+            # It could not be renewed while it waited. We ask again, as the same owner.
+            holder.hold = None
+            return await self._begin_now(holder, ahead.claim)
+        return reply
+
+    async def _begin_now(self, holder: Holder, claim: KeyClaim) -> Reply | None:
+        """The store's reply; None while it is away."""
+        if self.away:
+            return None
         asked = time.monotonic()
         try:
             reply = await self._begun(claim)
         except BackendError as error:
-            self._lost_sight(error, message)
-            return await self._without_store(holder, job_type, attempt)
-        if reply.answer in (Answer.ACQUIRED, Answer.STOLEN):
-            self._count(KeyEvent.MISS, message)
-            hold = claim.held(reply.fence)
+            self._lost_sight(error, holder.delivery.message)
+            return None
+        if acquired(reply):
             holder.hold_until = asked + self._trusted  # first: from then on it is renewed
-            holder.hold = hold
-            return await self._run(holder, hold, attempt)
-        return await self._refused(holder.delivery, reply)
+            holder.hold = claim.held(reply.fence)
+        return reply
 
     @property
     def degraded(self) -> str | None:
@@ -205,7 +245,7 @@ class Idempotency:
         except BackendError as error:
             log.debug("nothing to give back of an idempotency key: %s", error)
             return
-        if reply.answer in (Answer.ACQUIRED, Answer.STOLEN):
+        if acquired(reply):
             await self._tell(self._release, claim.held(reply.fence))
 
     async def _refused(self, delivery: Delivery, reply: Reply) -> Settlement:
@@ -228,13 +268,13 @@ class Idempotency:
             return await self._done_before(delivery, reply.record)
         if reply.answer is Answer.POISON:
             self._count(KeyEvent.POISON, message)
-            return _dead(
+            return dead(
                 delivery,
                 "poison_crash",
                 f"{message.max_crashes + 1} owners of its idempotency key died or lost it",
             )
         self._count(KeyEvent.MISMATCH, message)
-        return _dead(
+        return dead(
             delivery,
             "idempotency_mismatch",
             "its idempotency key was used before, for another payload",
@@ -242,7 +282,7 @@ class Idempotency:
 
     async def _done_before(self, delivery: Delivery, record: KeyRecord) -> Settlement:
         if record.state is KeyState.FAILED:
-            return DeadLetter(delivery=delivery, problem=_read_problem(record.data))
+            return DeadLetter(delivery=delivery, problem=read_problem(record.data))
         result = record.data
         if result is None and self._result_of is not None:
             result = await self._result_of(record.job_id)
@@ -273,13 +313,13 @@ class Idempotency:
             self._later(self._tell(self._release, hold))
             raise
         holder.hold_ending = True
-        if _succeeded(settlement):
+        if succeeded(settlement):
             return settlement
         # Under the job's own id nothing is remembered of a failure: it would keep a redrive from
         # running, and there is no other job that shares the key.
         keyed = holder.delivery.message.idempotency_key is not None
         if isinstance(settlement, DeadLetter) and keyed:
-            end = KeyEnd(hold=hold, data=_written_problem(settlement.problem))
+            end = KeyEnd(hold=hold, data=written_problem(settlement.problem))
             await self._tell(self._fail, end)
         else:
             await self._tell(self._release, hold)
@@ -287,7 +327,7 @@ class Idempotency:
 
     def to_record(self, holder: Holder, settlement: Settlement) -> bool:
         """Whether this is a success that the store must know of before the queue (D-7)."""
-        return holder.hold is not None and _succeeded(settlement)
+        return holder.hold is not None and succeeded(settlement)
 
     async def record(self, holder: Holder, done: Completion) -> Completion | None:
         """Record a success under its key; None when the queue must not be told of it.
@@ -366,31 +406,3 @@ class Idempotency:
         task = asyncio.create_task(work)
         self._undoing.add(task)
         task.add_done_callback(self._undoing.discard)
-
-
-def _succeeded(settlement: Settlement | None) -> bool:
-    return isinstance(settlement, Completion) and not settlement.cancelled
-
-
-def end_of(hold: KeyHold, done: Completion) -> KeyEnd:
-    """The success to be recorded; a large result stays with its job, whose id the key has."""
-    result = done.result
-    return KeyEnd(
-        hold=hold, data=None if result is not None and len(result) > KEPT_RESULT else result
-    )
-
-
-def _dead(delivery: Delivery, kind: str, message: str) -> DeadLetter:
-    return DeadLetter(delivery=delivery, problem=Problem(kind=kind, message=message))
-
-
-def _written_problem(problem: Problem) -> bytes:
-    return json.dumps({"kind": problem.kind, "message": problem.message}).encode()
-
-
-def _read_problem(data: bytes | None) -> Problem:
-    told: dict[str, str] = json.loads(data) if data else {}
-    return Problem(
-        kind=told.get("kind", "failed_before"),
-        message=told.get("message", "the job that did this work under the same key failed"),
-    )

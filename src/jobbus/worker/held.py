@@ -15,6 +15,7 @@ from jobbus.context import JobContext
 from jobbus.idempotency.store import KeyHold
 from jobbus.job import Progress
 from jobbus.message import Abandonment, Completion, DeadLetter, Delivery
+from jobbus.middleware.idempotency_values import Ahead
 
 Settlement = Completion | Abandonment | DeadLetter
 _LEAST_MARGIN: Final = timedelta(seconds=2)
@@ -64,6 +65,8 @@ class Held:
     """Monotonic seconds; beyond it the key's lease is not trusted any more."""
     hold_ending: bool = False
     """The key's end is being told: it is renewed no longer."""
+    ahead: Ahead | None = None
+    """What was asked of the store of keys while the delivery waits for its slot."""
     notice: tuple[Literal["complete", "error"], object] | None = None
     """What to tell the job type's observers, once it has been recorded."""
 
@@ -78,7 +81,9 @@ class Held:
 
     def lapsed(self, now: float) -> bool:
         """Whether the delivery's lease, or that of its key, is no longer trusted."""
-        return self.valid_until < now or (self.hold_until < now and not self.hold_ending)
+        # A key that was begun ahead is begun again when its turn comes.
+        key_matters = self.ahead is None and not self.hold_ending
+        return self.valid_until < now or (self.hold_until < now and key_matters)
 
     def interrupt(self) -> None:
         """Cancel the handler, if one runs. On the event loop only."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import timedelta
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 from jobbus.errors import BackendError, ConfigurationError, LeaseLost
 from jobbus.idempotency.store import Answer, IdempotencyStore, JoinsTransactions
 from jobbus.message import Completion
-from jobbus.middleware.idempotency import Idempotency, KeyNotice, end_of
+from jobbus.middleware.idempotency import Idempotency
+from jobbus.middleware.idempotency_values import KeyNotice, end_of
 from jobbus.services.loop import every
 from jobbus.store import JobStore
 
@@ -84,6 +86,8 @@ class KeyKeeper:
         for one, answer in zip(held, answers, strict=True):
             if answer is Answer.OK:
                 one.hold_until = max(one.hold_until, until)
+            elif one.ahead is not None:
+                one.hold_until = -math.inf  # to be begun again, or noticed if it began just now
             elif not one.hold_ending:
                 self._tell_lost(one)
 

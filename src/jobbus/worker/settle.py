@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final
@@ -72,17 +72,28 @@ class Settler:
     def submit(self, held: Held, settlement: Settlement) -> None:
         """Take an outcome. Returns at once; the delivery stays held until it has been told."""
         held.finished = True
-        if (
-            self._guard is not None
+        guard = self._guard
+        if guard is not None and held.ahead is not None:
+            # First the key: who gets the job next must find it free.
+            self._beside(self._let_key_go(guard, held, settlement))
+        elif (
+            guard is not None
             and isinstance(settlement, Completion)
-            and self._guard.to_record(held, settlement)
+            and guard.to_record(held, settlement)
         ):
             # Beside the slots, so that successes of one moment are recorded together.
-            self._idle.clear()
-            task = asyncio.create_task(self._record_key(self._guard, held, settlement))
-            self._recording.add(task)
-            task.add_done_callback(self._recorded)
-            return
+            self._beside(self._record_key(guard, held, settlement))
+        else:
+            self._buffer_up(held, settlement)
+
+    def _beside(self, work: Coroutine[Any, Any, None]) -> None:
+        self._idle.clear()
+        task = asyncio.create_task(work)
+        self._recording.add(task)
+        task.add_done_callback(self._recorded)
+
+    async def _let_key_go(self, guard: Idempotency, held: Held, settlement: Settlement) -> None:
+        await guard.let_go(held)
         self._buffer_up(held, settlement)
 
     async def _record_key(self, guard: Idempotency, held: Held, done: Completion) -> None:
@@ -120,6 +131,8 @@ class Settler:
         """Forget a delivery that is not ours any more."""
         held.finished = True
         self._holdings.remove([held])
+        if self._guard is not None and held.ahead is not None:
+            self._beside(self._guard.let_go(held))
 
     async def run(self) -> None:
         """Flush until cancelled."""

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 from jobbus.errors import ConfigurationError
 from jobbus.handlers import Isolation
 from jobbus.message import Abandonment, Completion, CountsAs, Delivery
-from jobbus.middleware.idempotency import Idempotency, KeyNotice
+from jobbus.middleware.idempotency import Idempotency
+from jobbus.middleware.idempotency_values import KeyNotice
 from jobbus.requirements import check_job_types
 from jobbus.store import JobStore
 
@@ -253,6 +254,8 @@ class Worker:
             taken = self._with_one_suspect(taken)
         self._holdings.add(taken)
         if self.phase is Phase.RUNNING:
+            if self.guard is not None:
+                self.guard.begin_ahead(taken)
             self._backlog.put(taken)
             return
         for held in taken:
