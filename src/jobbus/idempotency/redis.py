@@ -263,9 +263,22 @@ def key_digest(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:40]
 
 
-def script_arguments(batch: Sequence[tuple[Any, ...]]) -> list[Any]:
-    """What a script takes of calls whose first value is the key."""
-    return [len(batch[0]) - 1, *(argument for call in batch for argument in call[1:])]
+def script_arguments(batch: Sequence[tuple[Any, ...]]) -> list[str | bytes]:
+    """What a script takes of calls: a key, words, and a result as bytes where the script takes one.
+
+    One line for each call, since the client library takes microseconds for each argument.
+    """
+    with_results = isinstance(batch[0][-1], bytes)
+    lines: list[str | bytes] = [
+        "".join([f"{_word(word)}\n" for word in (call[1:-1] if with_results else call[1:])])
+        for call in batch
+    ]
+    return lines + [call[-1] for call in batch] if with_results else lines
+
+
+def _word(value: object) -> object:
+    # Ids come from strangers, too, where a broker's messages do.
+    return value.replace("\n", " ") if isinstance(value, str) else value
 
 
 def _is_unknown(row: Any) -> bool:

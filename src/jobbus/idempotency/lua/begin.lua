@@ -1,7 +1,7 @@
--- begin: claim a key, or say why not. Arguments: owner, fingerprint, job id, lease in microseconds,
+-- begin: claim a key, or say why not. Words: owner, fingerprint, job id, lease in microseconds,
 -- time to live in milliseconds, crashes allowed.
 -- Fields: s state (i, r, c, f), o owner, f fence, c crashes, p fingerprint, l lease until, j job, d data
-return each(function(key, owner, fingerprint, job, lease, ttl, most)
+return each(6, function(key, _, owner, fingerprint, job, lease, ttl, most)
   local state, holder, fence, crashes, print, until_, by, data =
     unpack(call('HMGET', key, 's', 'o', 'f', 'c', 'p', 'l', 'j', 'd'))
 

@@ -1,6 +1,6 @@
--- finish: record what came of the work, for who holds the key. Arguments: owner, fence, fingerprint,
--- state (c or f), time to live in milliseconds, job id, data ('-' for none, else '+' before it).
-return each(function(key, owner, fence, fingerprint, new, ttl, job, data)
+-- finish: record what came of the work, for who holds the key. Words: owner, fence, fingerprint,
+-- state (c or f), time to live in milliseconds, job id. Results: '-' for none, else '+' before it.
+return each(6, function(key, data, owner, fence, fingerprint, new, ttl, job)
   local state, holder, held, print = unpack(call('HMGET', key, 's', 'o', 'f', 'p'))
 
   local function write()

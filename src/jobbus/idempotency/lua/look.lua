@@ -1,2 +1,2 @@
 -- look: what is remembered of a key.
-return each(function(key) return call('HMGET', key, 's', 'f', 'c', 'p', 'j', 'd') end)
+return each(0, function(key) return call('HMGET', key, 's', 'f', 'c', 'p', 'j', 'd') end)
