@@ -125,7 +125,7 @@ class Idempotency:
         asked = time.monotonic()
         replies: Sequence[Reply | None] = [None] * len(pairs)
         try:
-            replies = await self._begin_all([ahead.claim for _, ahead in pairs])
+            replies = await self._begin.ask_all([ahead.claim for _, ahead in pairs])
         except BackendError as error:
             self._lost_sight(error, pairs[0][0].delivery.message)
         except Exception:
