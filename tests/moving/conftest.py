@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,7 @@ async def bare() -> AsyncIterator[BrokerEnd]:
     """A broker without a ledger."""
     broker = BareBroker(MemoryQueue())
     await broker.open()
-    yield BrokerEnd(broker, "bare")
+    yield BrokerEnd(broker, "bare", wait=timedelta(milliseconds=50))
     await broker.close()
 
 

@@ -16,8 +16,6 @@ from jobbus.store import JobFilter, JobStore
 from jobbus.tracked.relay import TICKET
 
 _LEASE: Final = timedelta(seconds=60)
-_WAIT: Final = timedelta(seconds=2)
-"""How long a broker may take to bring the next message; behind the last one, we wait in vain."""
 
 
 class MovableStore(BackgroundJobQueue, JobStore, Movable, Protocol):
@@ -56,6 +54,8 @@ class BrokerEnd:
 
     queue: BackgroundJobQueue
     location: str
+    wait: timedelta = timedelta(seconds=2)
+    """How long the next message may take to come; behind the last one, we wait in vain."""
     _held: dict[str, Delivery] = field(default_factory=dict)
     """What is on its way, or refused at the other end."""
 
@@ -64,7 +64,7 @@ class BrokerEnd:
     ) -> TakenOut:
         """A page of what a worker would receive; delayed messages stay until they are due."""
         name = where.queue or "default"
-        deliveries = await self.queue.receive(name, limit=limit, wait=_WAIT, lease=_LEASE)
+        deliveries = await self.queue.receive(name, limit=limit, wait=self.wait, lease=_LEASE)
         self._held |= {delivery.job_id: delivery for delivery in deliveries}
         if any(TICKET in delivery.message.headers for delivery in deliveries):
             raise ConfigurationError(
