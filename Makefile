@@ -3,16 +3,13 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-# Modules are compiled when they are first used: most never are, and compiling all takes a minute.
-PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile
+PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
 TEST_SECONDS ?= 1800
 SECONDS ?= 300
 # An interrupt lets pytest take its servers down; a minute later it has no more say.
 HARD_LIMIT := $(if $(shell command -v timeout),timeout --signal=INT --kill-after=60 $(TEST_SECONDS))
-# Whole files side by side: the tests of one often share a database. One process more than there are
-# cores, since tests often wait; and files in their order, or the slowest would come last, alone.
-PROCESSES = $(shell $(BIN)/python -c 'import os; print((os.cpu_count() or 1) + 1)')
-PARALLEL ?= --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
+# Whole files side by side: the tests of one often share a database.
+PARALLEL ?= --numprocesses auto --dist loadfile
 # mypy and ruff refuse folders that hold no Python, or are not there.
 CHECKED := src tests $(foreach folder,benchmarks examples,$(if $(wildcard \
 	$(folder)/*.py $(folder)/*/*.py),$(folder)))

@@ -13,6 +13,8 @@ pytestmark = pytest.mark.crash
 
 NEIGHBOURS: Final = 20
 MAX_CRASHES: Final = 3
+MANY_STARTS: Final = 120.0
+"""Seconds that nine workers may take to start, one after the other, on a busy machine."""
 
 
 def is_poison(job: Job) -> bool:
@@ -33,7 +35,7 @@ async def test_a_job_that_kills_its_worker_thrice_is_set_aside_and_its_neighbour
         poison = [await bus.enqueue("killer") for _ in range(killers)]
         await place.enqueue(bus, NEIGHBOURS // 2, seconds=0.01)
         supervisor = place.start("supervised", role="supervise")
-        await place.until_done(bus)
+        await place.until_done(bus, seconds=MANY_STARTS)
         supervisor.terminate()
         assert await supervisor.ended() == 0, supervisor.log
         jobs = await place.prove(bus)
@@ -53,7 +55,7 @@ async def test_a_suspects_outcome_is_safe_before_the_next_suspect_runs(place: Pl
         supervisor = place.start("supervised", role="supervise", slow_settling=0.3)
         await place.seen("dying")
         place.open_gate("open")
-        await place.until_done(bus)
+        await place.until_done(bus, seconds=MANY_STARTS)
         supervisor.terminate()
         assert await supervisor.ended() == 0, supervisor.log
         jobs = await place.prove(bus)
@@ -71,7 +73,7 @@ async def test_a_handler_that_dies_in_its_own_process_costs_only_its_own_job(pla
         siblings += [await bus.enqueue("isolated_plain", folder) for _ in range(5)]
         siblings += await place.enqueue(bus, 5, seconds=0.05)
         worker = place.start("worker")
-        await place.until_done(bus)
+        await place.until_done(bus, seconds=MANY_STARTS)
         worker.terminate()
         assert await worker.ended() == 0, worker.log
         jobs = await place.prove(bus)
