@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -167,7 +168,7 @@ async def test_a_move_that_is_killed_again_and_again_loses_no_job_and_runs_none_
         for kill in range(4):
             process = program.start(*WAY, "--yes")
             arrived = kill * BATCH + 1
-            await eventually(lambda: more_than(new, arrived), f"{arrived} jobs to arrive")  # noqa: B023
+            await eventually(partial(more_than, new, arrived), f"{arrived} jobs to arrive")
             process.kill()
             process.communicate()
         assert (await asyncio.to_thread(program, *WAY, "--yes")).code == 0
