@@ -159,6 +159,11 @@ class Link:
             raise BackendUnavailable(
                 f"the connection to RabbitMQ at {self._place} broke: {doing}"
             ) from error
+        except Exception as error:
+            if type(error) is not Exception:
+                raise
+            # So the library tells whoever waits on a channel that is being closed.
+            raise BackendUnavailable(f"the connection to RabbitMQ was closed: {doing}") from error
         except asyncio.CancelledError as error:
             # The library cancels what waits on a connection that ends.
             broken = BackendUnavailable(f"the connection to RabbitMQ broke: {doing}")
