@@ -168,6 +168,38 @@ class Delivery:
         return self.message.job_id
 
 
+class _OpenDelivery(Delivery):
+    """A delivery in the making."""
+
+    __slots__ = ()
+    __setattr__ = object.__setattr__
+
+
+def new_delivery(
+    message: Message,
+    receipt: Any,
+    attempt: int,
+    failures: int,
+    crashes: int,
+    enqueued_at: datetime | None,
+    wait: timedelta,
+    received_at: float | None = None,
+) -> Delivery:
+    """``Delivery(...)`` for hot paths: filled in before it is frozen."""
+    delivery: Any = object.__new__(_OpenDelivery)
+    delivery.message = message
+    delivery.receipt = receipt
+    delivery.attempt = attempt
+    delivery.failures = failures
+    delivery.crashes = crashes
+    delivery.enqueued_at = enqueued_at
+    delivery.wait = wait
+    delivery.received_at = received_at
+    delivery.__class__ = Delivery
+    made: Delivery = delivery
+    return made
+
+
 class CountsAs(StrEnum):
     """Against which of a job's budgets an abandoned attempt is held."""
 

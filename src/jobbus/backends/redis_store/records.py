@@ -15,7 +15,14 @@ from typing import Any, Final
 from jobbus.backends.sql.program import Dialect
 from jobbus.backends.sql.rows import Receipt, problem_from, unique_lock
 from jobbus.job import Job, JobState, Problem, Progress
-from jobbus.message import DeadLetter, Delivery, Message
+from jobbus.message import (
+    NO_DELAY,
+    DeadLetter,
+    Delivery,
+    Message,
+    new_delivery,
+    new_message,
+)
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND: Final = timedelta(microseconds=1)
@@ -151,33 +158,34 @@ def _delivery(
     received_at: float,
 ) -> Delivery:
     job_id, attempt, failures, crashes, priority, run_at, created_at = numbers
-    message = Message(
-        job_id=job_id,
-        job_type=told["type"],
-        payload=payload,
-        queue=queue,
-        headers=told.get("headers", {}),
-        priority=int(priority),
+    message = new_message(
+        job_id,
+        told["type"],
+        payload,
+        queue,
+        int(priority),
+        told.get("max_attempts", _DEFAULT_ATTEMPTS),
+        told.get("max_crashes", DEFAULT_CRASHES),
+        int(attempt) - 1,
+        headers=told.get("headers"),
         group=told.get("group"),
         expires_at=moment(told.get("expires_at")),
-        max_attempts=told.get("max_attempts", _DEFAULT_ATTEMPTS),
-        max_crashes=told.get("max_crashes", DEFAULT_CRASHES),
         timeout=_timeout(told),
         unique_key=told.get("unique_key"),
         parent_id=told.get("parent_id"),
         tags=tuple(told.get("tags", ())),
-        metadata=told.get("metadata", {}),
-        prior_attempts=int(attempt) - 1,
+        metadata=told.get("metadata"),
     )
-    return Delivery(
-        message=message,
-        receipt=Receipt(claim, has_dependents=False),
-        attempt=int(attempt),
-        failures=int(failures),
-        crashes=int(crashes),
-        enqueued_at=moment(created_at),
-        wait=max(started - known_moment(run_at), timedelta(0)),
-        received_at=received_at,
+    due = known_moment(run_at)
+    return new_delivery(
+        message,
+        Receipt(claim, has_dependents=False),
+        int(attempt),
+        int(failures),
+        int(crashes),
+        moment(created_at),
+        started - due if started > due else NO_DELAY,
+        received_at,
     )
 
 
