@@ -53,7 +53,6 @@ _STATES: Final = {
     b"c": KeyState.COMPLETED,
     b"f": KeyState.FAILED,
 }
-_FIELDS: Final = ("s", "f", "c", "p", "j", "d")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +76,7 @@ def key_script(name: str) -> KeyScript:
 class RedisIdempotencyStore:
     """Keys in Redis 6.2 or newer, seen by every process that reaches it.
 
-    Each key is one hash under ``PREFIX:idempotency:{DIGEST}``: what callers chose never becomes
+    Each key is one string under ``PREFIX:idempotency:{DIGEST}``: what callers chose never becomes
     part of a Redis key. The braces let a cluster spread them; there each key is a script of its
     own. What Redis acknowledged may be lost with its machine, for up to a second with
     ``appendfsync everysec``.
@@ -309,16 +308,16 @@ def _reply(row: Sequence[Any]) -> Reply:
 
 
 def _record(row: Sequence[Any]) -> KeyRecord | None:
-    state, fence, crashes, fingerprint, job_id, data = row
-    if state is None:
+    if row[0] is None:
         return None
+    state, fence, crashes, fingerprint, job_id, data = row
     return KeyRecord(
         state=_STATES[state],
         fence=int(fence),
-        crashes=int(crashes or 0),
+        crashes=int(crashes),
         fingerprint=fingerprint.decode(),
-        job_id=(job_id or b"").decode(),
-        data=data,
+        job_id=job_id.decode(),
+        data=data[1:] if data[:1] == b"+" else None,
     )
 
 
