@@ -31,7 +31,15 @@ from jobbus.idempotency.store import (
 )
 from jobbus.job import Problem
 from jobbus.job_type import JobType
-from jobbus.message import Abandonment, Completion, CountsAs, DeadLetter, Delivery, Message
+from jobbus.message import (
+    IDEMPOTENCY_KEY,
+    Abandonment,
+    Completion,
+    CountsAs,
+    DeadLetter,
+    Delivery,
+    Message,
+)
 from jobbus.middleware.idempotency_keys import claim_for
 from jobbus.middleware.idempotency_values import (
     Ahead,
@@ -97,7 +105,7 @@ class Idempotency:
 
     def concerns(self, message: Message) -> bool:
         """Whether the job goes through the store at all."""
-        return not self._ledger or message.idempotency_key is not None
+        return not self._ledger or IDEMPOTENCY_KEY in message.headers
 
     def begin_ahead(self, holders: Sequence[Holder]) -> None:
         """Begin the keys of jobs that were delivered together, in one request.
