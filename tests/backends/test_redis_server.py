@@ -16,6 +16,7 @@ import redis
 from jobbus.backends.redis import RedisQueue
 from jobbus.backends.redis_store.connection import refuse_unfit
 from jobbus.backends.redis_store.options import RedisOptions
+from jobbus.backends.redis_store.records import completion_argument
 from jobbus.errors import (
     BackendError,
     BackendFull,
@@ -354,7 +355,7 @@ async def test_dependents_that_a_dead_process_did_not_tell_are_released_by_anybo
     child = message(depends_on=after(parent), queue="children")
     await queue.enqueue([parent, child])
     [held] = await take(queue)
-    await queue._link.run("complete", 0, held.job_id, held.attempt, held.receipt.claim, "-")
+    await queue._link.run("complete", 0, completion_argument(held, None))
     assert (await queue.get_queue_depth("children")).blocked == 1
     await queue.recover()
     assert (await queue.get_queue_depth("children")).ready == 1

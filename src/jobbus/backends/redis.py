@@ -34,7 +34,7 @@ from jobbus.message import (
 from .redis_store.connection import Argument
 from .redis_store.ledger import dead_workers, held_by, identity_text, queue_name, steps
 from .redis_store.options import RedisOptions
-from .redis_store.records import deliveries_from, enqueue_arguments, lasting
+from .redis_store.records import completion_argument, deliveries_from, enqueue_argument, lasting
 from .redis_store.transfer import RedisMovable
 from .sql.base import LOOK_INTERVAL
 from .sql.checks import check_message
@@ -147,9 +147,7 @@ class RedisQueue(RedisMovable):
             check_message(message, CAPABILITIES)
         _refuse_circles(messages)
         linked = any(m.depends_on or m.group for m in messages)
-        arguments: list[Argument] = [len(messages)]
-        for message in messages:
-            arguments += enqueue_arguments(message)
+        arguments = [enqueue_argument(message) for message in messages]
         ids = await self._link.run("enqueue_linked" if linked else "enqueue", *arguments)
         self._news.arrived()
         self._note_due(messages)
@@ -188,10 +186,7 @@ class RedisQueue(RedisMovable):
         deliveries = [c.delivery for c in done]
         closed = self._claims.closing(deliveries)
         arguments: list[Argument] = [len(closed), *closed]
-        for completion in done:
-            result = completion.result
-            arguments += held_by(completion.delivery)
-            arguments.append("-" if result is None else b"+" + result)
+        arguments += [completion_argument(c.delivery, c.result) for c in done]
         waited_for, *lost = await self._link.run("complete", *arguments)
         self._claims.settled(deliveries)
         if waited_for:

@@ -262,17 +262,18 @@ def key_digest(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:40]
 
 
-def script_arguments(batch: Sequence[tuple[Any, ...]]) -> list[str | bytes]:
-    """What a script takes of calls: a key, words, and a result as bytes where the script takes one.
+def script_arguments(batch: Sequence[tuple[Any, ...]]) -> list[bytes]:
+    """What a script takes of each call: words behind the key, and a result as bytes at the end.
 
-    One line for each call, since the client library takes microseconds for each argument.
+    One argument each, since the client library takes microseconds for every one.
     """
-    with_results = isinstance(batch[0][-1], bytes)
-    lines: list[str | bytes] = [
-        "".join([f"{_word(word)}\n" for word in (call[1:-1] if with_results else call[1:])])
-        for call in batch
-    ]
-    return lines + [call[-1] for call in batch] if with_results else lines
+    if isinstance(batch[0][-1], bytes):
+        return [_lines(call[1:-1]) + call[-1] for call in batch]
+    return [_lines(call[1:]) for call in batch]
+
+
+def _lines(words: tuple[Any, ...]) -> bytes:
+    return "".join([f"{_word(word)}\n" for word in words]).encode("utf-8", "replace")
 
 
 def _word(value: object) -> object:

@@ -60,19 +60,22 @@ DIALECT: Final = Dialect(
 """How histories that the stores share read times."""
 
 
-def enqueue_arguments(message: Message) -> list[str | bytes | int]:
-    """What the script ``enqueue`` takes of one message."""
-    return [
-        message.job_id,
-        document(message),
-        message.queue,
-        message.job_type,
-        int(message.priority),
-        message.prior_attempts,
-        lasting(message.delay),
-        0 if message.run_at is None else microseconds(message.run_at),
-        json.dumps(asked) if (asked := options_of(message)) else "",
-    ]
+def enqueue_argument(message: Message) -> bytes:
+    """What the script ``enqueue`` takes of one message. No word has a NUL in it."""
+    due = 0 if message.run_at is None else microseconds(message.run_at)
+    asked = options_of(message)
+    words = (
+        f"{message.job_id}\0{message.queue}\0{message.job_type}\0{int(message.priority)}\0"
+        f"{message.prior_attempts}\0{lasting(message.delay)}\0{due}\0"
+        f"{json.dumps(asked) if asked else ''}\0"
+    )
+    return words.encode() + document(message)
+
+
+def completion_argument(delivery: Delivery, result: bytes | None) -> bytes:
+    """What the script ``complete`` takes of one completion."""
+    words = f"{delivery.job_id} {delivery.attempt} {delivery.receipt.claim} "
+    return words.encode() + (b"-" if result is None else b"+" + result)
 
 
 def document(message: Message) -> bytes:

@@ -1,6 +1,6 @@
 -- begin: claim a key, or say why not. Words: owner, fingerprint, job id, lease in microseconds,
 -- time to live in milliseconds, crashes allowed.
-return each(6, function(key, _, owner, fingerprint, job, lease, ttl, most)
+return each(6, function(key, owner, fingerprint, job, lease, ttl, most)
   local state, holder, fence, crashes, print, until_, by, data = read(key)
 
   local function take(answer, new_owner, new_fence, new_crashes, new_lease)

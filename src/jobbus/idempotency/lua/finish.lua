@@ -1,6 +1,6 @@
 -- finish: record what came of the work, for who holds the key. Words: owner, fence, fingerprint,
--- state (c or f), time to live in milliseconds, job id. Results: '-' for none, else '+' before it.
-return each(6, function(key, data, owner, fence, fingerprint, new, ttl, job)
+-- state (c or f), time to live in milliseconds, job id. Result: '-' for none, else '+' before it.
+return each(6, function(key, owner, fence, fingerprint, new, ttl, job, data)
   local state, holder, held, crashes, print, until_ = read(key)
   if not state then
     if new == 'c' then

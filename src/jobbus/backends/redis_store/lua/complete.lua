@@ -1,13 +1,14 @@
 -- complete: record the completions of who holds the lease; refuse the others.
--- ARGV: epoch, number of claims under which nothing is left, those, and of each completion: id,
--- attempt, claim, result ('-' for none, else '+' before it). Answers whether somebody waits for
--- one of the jobs, and the places of those refused.
+-- ARGV: epoch, number of claims under which nothing is left, those, and of each completion, with
+-- spaces between: id, attempt, claim, result ('-' for none, else '+' before it). Answers whether
+-- somebody waits for one of the jobs, and the places of those refused.
+local COMPLETION = '(%S+) (%S+) (%S+) (.*)'
 local closed = tonumber(ARGV[2])
 close_claims(3, closed)
 local done, ended, waited_for, lost = {}, {}, {}, {}
 local place = 0
-for at = 3 + closed, #ARGV, 4 do
-  local id, attempt, claim, result = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+for at = 3 + closed, #ARGV do
+  local id, attempt, claim, result = string.match(ARGV[at], COMPLETION)
   local key = P .. 'j:' .. id
   local v = call('HMGET', key, 's', 'a', 'n', 'q', 'h', 'u', 'y', 'T')
   local held = v[2] == attempt and v[3] == claim
