@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections import Counter
@@ -20,7 +19,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--seeds", type=int, default=1000, help="how many to run")
     parser.add_argument("--first", type=int, default=0, help="the first of them")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="to run them in")
+    parser.add_argument("--processes", type=int, help="to run them in; default: one for each core")
     parser.add_argument("--seed", type=int, help="run this one, and tell all that happened")
     asked = parser.parse_args()
     if asked.seed is not None:
@@ -30,8 +29,8 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def run_seeds(seeds: range, *, processes: int) -> list[Outcome]:
-    """Run them all, say how it went, and return those that failed."""
+def run_seeds(seeds: range, *, processes: int | None = None) -> list[Outcome]:
+    """Run them all, by default on all cores, say how it went, and return those that failed."""
     began = time.perf_counter()
     faults: Counter[str] = Counter()
     failed: list[Outcome] = []
