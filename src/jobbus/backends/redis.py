@@ -38,7 +38,7 @@ from .redis_store.records import completion_argument, deliveries_from, enqueue_a
 from .redis_store.transfer import RedisMovable
 from .sql.base import LOOK_INTERVAL
 from .sql.checks import check_message
-from .sql.claims import ClaimBook
+from .sql.claims import ClaimBook, by_claim
 from .sql.identity import ProcessIdentity
 from .sql.news import News
 from .sql.outbox import MIN_LEASE
@@ -184,11 +184,12 @@ class RedisQueue(RedisMovable):
 
     async def _complete_plain(self, done: Sequence[Completion]) -> list[Delivery]:
         deliveries = [c.delivery for c in done]
-        closed = self._claims.closing(deliveries)
+        ids = by_claim(deliveries)
+        closed = self._claims.closing(ids)
         arguments: list[Argument] = [len(closed), *closed]
         arguments += [completion_argument(c.delivery, c.result) for c in done]
         waited_for, *lost = await self._link.run("complete", *arguments)
-        self._claims.settled(deliveries)
+        self._claims.settled(ids)
         if waited_for:
             await self._resolve()
             self._news.arrived()
@@ -211,10 +212,11 @@ class RedisQueue(RedisMovable):
         lost: list[Delivery] = []
         for some in steps(settlements):
             deliveries = [s.delivery for s in some]
-            closed = self._claims.closing(deliveries)
+            ids = by_claim(deliveries)
+            closed = self._claims.closing(ids)
             told = json.dumps([_settlement(s) for s in some])
             untold, *places = await self._link.run("settle", len(closed), *closed, told)
-            self._claims.settled(deliveries)
+            self._claims.settled(ids)
             if untold:
                 await self._resolve()
             lost += [deliveries[place] for place in places]
