@@ -374,7 +374,7 @@ async def test_many_jobs_are_pruned_and_purged_in_steps_and_leave_no_trace(
     assert (await queue.find(JobFilter())).jobs == []
     keys: Any = bystander.keys("{jobbus}:*")
     kept = {key.decode().partition("}:")[2] for key in keys}
-    assert kept == {"epoch", "counts", "seen", "workers"}
+    assert kept == {"epoch", "counts", "bytes", "seen", "workers"}
 
 
 def queue_time(bystander: redis.Redis) -> datetime:
