@@ -61,6 +61,12 @@ def test_a_wrong_value_in_the_environment_is_told_in_the_environment_s_words(
         ({"max_retries": -1}, "must be a whole number from 0 to 10000, not -1"),
         ({"maxAttempts": True}, "'maxAttempts' (given explicitly) must be a number, not True"),
         ({"max_payload_bytes": 2_000_000}, "must be a whole number from 1 to 1048576"),
+        (
+            {"job_history_retention_count": -1},
+            "job_history_retention_count must be a whole number of at least 0, not -1",
+        ),
+        ({"failed_job_retention_bytes": "1 GB"}, "a whole number of at least 0, not '1 GB'"),
+        ({"removeOnComplete": 2.5}, "must be a whole number of at least 0, not 2.5"),
         ({"queues": ""}, "queues must be one or more names with commas in between"),
         ({"queues": "a b"}, "queues must be names of 1 to 64 letters, digits"),
         ({"queues": 5}, "queues must be one or more names with commas in between, not 5"),

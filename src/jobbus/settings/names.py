@@ -69,12 +69,14 @@ ALIASES: Final[Mapping[str, Alias]] = {
     "progressupdateinterval": Alias("progress_update_interval_seconds", divisor=1000),
     "cleanupinterval": Alias("cleanup_interval_seconds", divisor=1000),
     "enablenotifications": Alias("event_log"),
+    "removeoncomplete": Alias("job_history_retention_count"),
+    "removeonfail": Alias("failed_job_retention_count"),
     "postgres.dsn": Alias("postgres.url"),
     "postgres.connectionstring": Alias("postgres.url"),
     "postgres.tableprefix": Alias("table_prefix"),
     "sqlite.tableprefix": Alias("table_prefix"),
 }
-"""Names that differ from the setting's own in more than spelling; most are S0's, S3's and S4's."""
+"""Names that differ from the setting's own in more than spelling, most of the source systems."""
 
 ALWAYS: Final[Mapping[str, str]] = {
     "isenabled": "workers cannot be switched off by a setting; pause the queues instead",
