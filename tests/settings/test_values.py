@@ -193,6 +193,16 @@ def test_a_long_lease_is_accepted_with_a_note(load: Load, seconds: int, noted: i
     assert len(settings.notes) == noted
 
 
+def test_a_limit_of_ended_jobs_is_noted_where_a_bare_broker_keeps_none(load: Load) -> None:
+    given = {"provider": "rabbitmq", "removeOnComplete": 10}
+    assert load(given).notes == (
+        "job_history_retention_count (given explicitly) has no effect: rabbitmq keeps no ended "
+        "jobs; set ledger to a database that does",
+    )
+    assert load({**given, "ledger": "sqlite:///jobs.db"}).notes == ()
+    assert load({"removeOnComplete": 10}).notes == ()
+
+
 SECRET = "hunter2"
 ADDRESSES = [
     f"postgresql://me:{SECRET}@db.example:5432/jobs",

@@ -50,7 +50,14 @@ from jobbus.settings.kinds import (
     Whole,
     sentences,
 )
-from jobbus.settings.names import BROKERS, PROVIDERS, SQL_PROVIDERS, squash, whence
+from jobbus.settings.names import (
+    BROKERS,
+    FORGETFUL,
+    PROVIDERS,
+    SQL_PROVIDERS,
+    squash,
+    whence,
+)
 from jobbus.settings.sources import Surroundings, source_chain
 
 DEFAULT_JOB_TIMEOUT: Final = timedelta(seconds=300)
@@ -388,6 +395,13 @@ def _notes(settings: Settings) -> Iterator[str]:
             "runs, so that 60 is enough for any job; a long lease only makes the jobs of a dead "
             "worker wait"
         )
+    if settings.provider in FORGETFUL and settings.ledger is None:
+        for key in sources:
+            if "_retention_" in key and sources[key] != "default":
+                yield (
+                    f"{key} ({whence(sources[key])}) has no effect: {settings.provider} keeps no "
+                    "ended jobs; set ledger to a database that does"
+                )
     for key, reason in NOT_YET.items():
         if sources[key] != "default" and getattr(settings, key) is not False:
             yield f"{key} ({whence(sources[key])}) has no effect in this version: {reason}"

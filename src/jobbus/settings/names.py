@@ -10,6 +10,8 @@ from typing import Final
 
 SQL_PROVIDERS: Final = ("sqlite", "postgres")
 BROKERS: Final = ("redis", "aws_sqs", "rabbitmq", "azure_service_bus")
+FORGETFUL: Final = ("aws_sqs", "rabbitmq", "azure_service_bus")
+"""Brokers that remember jobs only with a ledger around them."""
 PROVIDERS: Final = ("memory", *SQL_PROVIDERS, *BROKERS)
 OTHER_PROVIDER_NAMES: Final[Mapping[str, str]] = {
     "postgresql": "postgres",

@@ -22,11 +22,13 @@ for at = 3 + closed, #ARGV, 4 do
     if v[5] then waited_for[#waited_for + 1] = id end
     done[#done + 1] = id
     local queue = v[4]
-    ended[queue] = ended[queue] or {}
-    table.insert(ended[queue], NOW .. ' ' .. id)
-    weigh('completed', queue, call('STRLEN', P .. 'd:' .. id) + #result - 1 + (v[9] and #v[9] or 0))
-    count('running', queue, -1)
-    count('completed', queue, 1)
+    local list = ended[queue]
+    if not list then
+      list = { bytes = 0 }
+      ended[queue] = list
+    end
+    list[#list + 1] = NOW .. ' ' .. id
+    list.bytes = list.bytes + call('STRLEN', P .. 'd:' .. id) + #result - 1 + (v[9] and #v[9] or 0)
     log(id, 'completed', 'completed', 'running', attempt, '', v[8], queue)
   elseif not (held and v[1] == 'completed') then
     lost[#lost + 1] = place
@@ -36,8 +38,11 @@ for at = 3 + closed, #ARGV, 4 do
 end
 if #done > 0 then
   call('ZREM', P .. 'open', unpack(done))
-  for queue, entries in pairs(ended) do
-    call('RPUSH', P .. 'end:completed:' .. queue, unpack(entries))
+  for queue, list in pairs(ended) do
+    call('RPUSH', P .. 'end:completed:' .. queue, unpack(list))
+    count('running', queue, -#list)
+    count('completed', queue, #list)
+    weigh('completed', queue, list.bytes)
   end
 end
 if #waited_for > 0 then call('SADD', P .. 'untold', unpack(waited_for)) end
