@@ -149,7 +149,10 @@ class JobStore(Protocol):
         states: frozenset[JobState] = TERMINAL,
         limit: int = 1000,
     ) -> int:
-        """Delete up to ``limit`` jobs that ended so before a moment; return how many."""
+        """Delete up to ``limit`` jobs that ended so before a moment; return how many.
+
+        Jobs whose end others wait to hear of stay.
+        """
         ...
 
     async def trim(

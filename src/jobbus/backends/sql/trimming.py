@@ -78,12 +78,18 @@ class Trimming:
         [[number]] = await self._run(lambda: _rows(jobs), write=False)
         if number <= SMALL:
             self._measured.pop(limits, None)
-            return await self._run(lambda: _trim_small(limits, limit, dead=dead))
+            return await self._delete_surplus(limits, limit, dead=dead)
         removed = await self._delete_beyond(limits, limit)
         if not removed and await self._due(limits):
             self._measured[limits] = await self._measure(limits)
             removed = await self._delete_beyond(limits, limit)
         return removed
+
+    async def _delete_surplus(self, limits: Limits, limit: int, *, dead: bool) -> int:
+        """Rank all there is, beside the writers, and delete the oldest beyond."""
+        asked = {"count": limits.count, "bytes": limits.size, "limit": limit}
+        rows = await self._page("surplus_dead" if dead else "surplus", asked, limits)
+        return await self._delete(column(rows), limits)
 
     async def _delete_beyond(self, limits: Limits, limit: int) -> int:
         """Go on deleting what the last measurement found, to the first page with something."""
@@ -100,9 +106,12 @@ class Trimming:
             known.deleted_to = end[0][0] if end else FIRST
             if not end or end[0][1] < limit:
                 known.cuts, known.deleted_to = {}, FIRST
-            if ids and (removed := await self._run(functools.partial(_delete, ids, limits))):
+            if removed := await self._delete(ids, limits):
                 return removed
         return 0
+
+    async def _delete(self, ids: Sequence[str], limits: Limits) -> int:
+        return await self._run(functools.partial(_delete, ids, limits)) if ids else 0
 
     async def _due(self, limits: Limits) -> bool:
         """Whether enough to delete may be there by now, and measuring took not long just before."""
@@ -183,17 +192,6 @@ class Trimming:
 
 def _rows(statement: Call) -> Program[Rows]:
     return (yield statement)
-
-
-def _trim_small(limits: Limits, limit: int, *, dead: bool) -> Program[int]:
-    asked = {
-        "states": sorted(limits.states),
-        "count": limits.count,
-        "bytes": limits.size,
-        "limit": limit,
-    }
-    ids = column((yield Call("surplus_dead" if dead else "surplus", asked)))
-    return (yield from _delete(ids, limits)) if ids else 0
 
 
 def _delete(ids: Sequence[str], limits: Limits) -> Program[int]:
