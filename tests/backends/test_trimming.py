@@ -204,6 +204,33 @@ async def test_measuring_takes_no_more_than_its_share_of_the_time(
     assert await stage.trim(keep_count=20) == 5
 
 
+async def test_the_share_of_the_time_is_that_of_all_workers_together(
+    stage: Stage, walked: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def very_many(self: Any) -> int:
+        return 10**9
+
+    await stage.end(messages(20))
+    monkeypatch.setattr(trimming.Trimming, "_workers", very_many)
+    assert await stage.trim(keep_count=20) == 0
+    walked.clear()
+    await stage.end(messages(5))
+    monkeypatch.setattr(trimming, "SHARE", 1)
+    assert await stage.trim(keep_count=20) == 0
+    assert walked == []
+
+
+async def test_processes_that_receive_are_the_workers_that_share_the_time(stage: Stage) -> None:
+    await stage.end(messages(1))
+    assert await stage.queue._trimming._workers() == 1
+    another = stage.queue.separate()
+    assert isinstance(another, SqlQueue)
+    await another.open()
+    await another.receive("default", limit=1, wait=timedelta(0), lease=timedelta(hours=2))
+    assert await stage.queue._trimming._workers() == 2
+    await another.close()
+
+
 async def test_at_the_latest_a_large_table_is_measured_each_hour(
     stage: Stage, walked: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

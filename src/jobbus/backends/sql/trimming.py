@@ -29,7 +29,7 @@ COARSE: Final = timedelta(minutes=1)
 FINE: Final = timedelta(milliseconds=60)
 """Intervals by which a walk counts: by the long ones first, then within the one of the limit."""
 SHARE: Final = 100
-"""Measuring takes one part in so many of the time, at the most."""
+"""All workers together measure for one part in so many of the time, at the most."""
 LONGEST: Final = 3600.0
 """Seconds after which a large table is measured anyway: jobs that were moved in have old ids."""
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -50,6 +50,7 @@ class _Measured:
 
     at: float
     took: float
+    """Seconds, if all workers measured one after the other."""
     reached: str
     """The last id there was."""
     room: dict[str, float]
@@ -139,8 +140,14 @@ class Trimming:
                 cuts[queue], kept = await self._cut(limits, queue, tally)
             room[queue] = limits.room(*kept, tally.average) - tally.unfinished[queue]
         ended = time.monotonic()
+        took = (ended - began) * await self._workers()
         fresh = limits.room(0, 0, tally.average)
-        return _Measured(ended, ended - began, tally.reached, room, fresh, cuts)
+        return _Measured(ended, took, tally.reached, room, fresh, cuts)
+
+    async def _workers(self) -> int:
+        """How many processes measure, this one among them."""
+        rows = await self._run(lambda: _rows(Call("workers")), write=False)
+        return max(sum(bool(row[-1]) for row in rows), 1)
 
     async def _cut(
         self, limits: Limits, queue: str, tally: Tally
