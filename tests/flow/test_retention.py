@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 
 from jobbus import JobBus, JobFilter, JobState, RetryPolicy
+from jobbus.backends.redis import RedisQueue
+from jobbus.backends.redis_store.options import RedisOptions
 from jobbus.job import DEAD, TERMINAL
 from jobbus.services import retention
 from jobbus.services.retention import Keep, prune_once
 from tests.flow.support import Home, all_ended, at_work, eventually
+from tests.services import RedisServer, own_prefix
 
 
 async def left(bus: JobBus) -> dict[str, JobState]:
@@ -43,6 +46,18 @@ async def only_these(bus: JobBus, job_ids: Sequence[str]) -> None:
 async def test_a_worker_keeps_the_last_ten_completed_and_the_last_three_dead_jobs(
     home: Home,
 ) -> None:
+    await keeps_ten_and_three(home)
+
+
+@pytest.mark.services
+async def test_a_worker_on_redis_keeps_as_many(owned_redis: RedisServer) -> None:
+    with own_prefix(owned_redis) as prefix:
+        options = RedisOptions(url=owned_redis.url, prefix=prefix)
+        await keeps_ten_and_three(Home("redis", lambda: RedisQueue(options=options), None))
+
+
+async def keeps_ten_and_three(home: Home) -> None:
+    """A worker with these limits leaves so many, and of what comes the newest."""
     async with home.bus(cleanup_interval_seconds=1, removeOnComplete=10, removeOnFail=3) as bus:
 
         @bus.job(retry=RetryPolicy(max_attempts=1))
