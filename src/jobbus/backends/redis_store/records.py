@@ -10,10 +10,10 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from jobbus.backends.sql.program import Dialect
-from jobbus.backends.sql.rows import Receipt, problem_from, unique_lock
+from jobbus.backends.sql.rows import problem_from, unique_lock
 from jobbus.job import Job, JobState, Problem, Progress
 from jobbus.message import (
     NO_DELAY,
@@ -28,6 +28,14 @@ EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND: Final = timedelta(microseconds=1)
 _DEFAULT_ATTEMPTS: Final = 3
 DEFAULT_CRASHES: Final = 3
+
+
+class Receipt(NamedTuple):
+    """What a queue in Redis remembers of a delivery besides its attempt."""
+
+    claim: int
+    document_bytes: int
+    """Told again with the completion, so that the server need not look for what jobs take."""
 
 
 def moment(microseconds: str | bytes | int | None) -> datetime | None:
@@ -74,7 +82,8 @@ def enqueue_argument(message: Message) -> bytes:
 
 def completion_argument(delivery: Delivery, result: bytes | None) -> bytes:
     """What the script ``complete`` takes of one completion."""
-    words = f"{delivery.job_id} {delivery.attempt} {delivery.receipt.claim} "
+    receipt: Receipt = delivery.receipt
+    words = f"{delivery.job_id} {delivery.attempt} {receipt.claim} {receipt.document_bytes} "
     return words.encode() + (b"-" if result is None else b"+" + result)
 
 
@@ -128,14 +137,16 @@ def deliveries_from(
     started = known_moment(answer[0])
     deliveries, unreadable = [], []
     for line, text in zip(answer[1].decode().split("\n"), answer[2:], strict=True):
-        numbers = line.split(" ")
+        numbers, receipt = line.split(" "), Receipt(claim, len(text or b""))
         try:
             told, payload = _read(text)
-            deliveries.append(_delivery(numbers, told, payload, queue, claim, started, received_at))
+            deliveries.append(
+                _delivery(numbers, told, payload, queue, receipt, started, received_at)
+            )
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             problem = Problem(kind="unreadable", message=f"its record cannot be read: {error}")
             bare = _delivery(
-                numbers, {"type": "unreadable"}, text or b"", queue, claim, started, received_at
+                numbers, {"type": "unreadable"}, text or b"", queue, receipt, started, received_at
             )
             unreadable.append(DeadLetter(delivery=bare, problem=problem))
     return deliveries, unreadable
@@ -156,7 +167,7 @@ def _delivery(
     told: Mapping[str, Any],
     payload: bytes,
     queue: str,
-    claim: int,
+    receipt: Receipt,
     started: datetime,
     received_at: float,
 ) -> Delivery:
@@ -182,7 +193,7 @@ def _delivery(
     due = known_moment(run_at)
     return new_delivery(
         message,
-        Receipt(claim, has_dependents=False),
+        receipt,
         int(attempt),
         int(failures),
         int(crashes),

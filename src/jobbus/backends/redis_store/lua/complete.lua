@@ -1,14 +1,14 @@
 -- complete: record the completions of who holds the lease; refuse the others.
 -- ARGV: epoch, number of claims under which nothing is left, those, and of each completion, with
--- spaces between: id, attempt, claim, result ('-' for none, else '+' before it). Answers whether
--- somebody waits for one of the jobs, and the places of those refused.
-local COMPLETION = '(%S+) (%S+) (%S+) (.*)'
+-- spaces between: id, attempt, claim, bytes of the document, result ('-' for none, else '+' before
+-- it). Answers whether somebody waits for one of the jobs, and the places of those refused.
+local COMPLETION = '(%S+) (%S+) (%S+) (%S+) (.*)'
 local closed = tonumber(ARGV[2])
 close_claims(3, closed)
 local done, ended, waited_for, lost = {}, {}, {}, {}
 local place = 0
 for at = 3 + closed, #ARGV do
-  local id, attempt, claim, result = string.match(ARGV[at], COMPLETION)
+  local id, attempt, claim, size, result = string.match(ARGV[at], COMPLETION)
   local key = P .. 'j:' .. id
   local v = call('HMGET', key, 's', 'a', 'n', 'q', 'h', 'u', 'y', 'T', 'E')
   local held = v[2] == attempt and v[3] == claim
@@ -29,7 +29,7 @@ for at = 3 + closed, #ARGV do
       ended[queue] = list
     end
     list[#list + 1] = NOW .. ' ' .. id
-    list.bytes = list.bytes + call('STRLEN', P .. 'd:' .. id) + #result - 1 + (v[9] and #v[9] or 0)
+    list.bytes = list.bytes + tonumber(size) + #result - 1 + (v[9] and #v[9] or 0)
     log(id, 'completed', 'completed', 'running', attempt, '', v[8], queue)
   elseif not (held and v[1] == 'completed') then
     lost[#lost + 1] = place
