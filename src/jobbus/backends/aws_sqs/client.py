@@ -80,6 +80,8 @@ class BotoSession:
             # Who calls decides what is worth a second try, and resends are duplicates.
             retries={"total_max_attempts": 1},
             tcp_keepalive=True,
+            # What is sent was checked here, against narrower limits.
+            parameter_validation=False,
         )
         try:
             with self._lock:  # sessions, unlike clients, are not safe in several threads

@@ -15,13 +15,20 @@ from typing import Any, Final, TypeVar
 
 from jobbus.errors import InvalidJob
 from jobbus.ids import parse_id
-from jobbus.message import DEFAULT_QUEUE, Message
+from jobbus.message import DEFAULT_QUEUE, Message, new_message
 
 VERSION: Final = 1
 _NAME: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _LARGEST_NUMBER: Final = 2**31 - 1
 _T = TypeVar("_T")
 _DEFAULTS: Final = Message(job_id="", job_type="", payload=b"")
+
+
+def _refuse_constant(word: str) -> Any:
+    raise ValueError(f"{word} is no JSON")
+
+
+_JSON: Final = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,27 +82,27 @@ def encode(envelope: Envelope) -> str:
 def decode(body: str) -> Envelope:
     """The envelope in ``body``, which anybody may have written. Raises ValueError."""
     try:
-        found = json.loads(body, parse_constant=_refuse_constant)
+        found = _JSON.decode(body)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     if not isinstance(found, dict) or found.get("v") != VERSION:
         raise ValueError(f"it is no message of jobbus, version {VERSION}")
     timeout = _optional(found, "timeout", (int, float))
     first_sent = _optional(found, "first_sent", (int,))
-    message = Message(
-        job_id=_job_id(found.get("id")),
-        job_type=_named(found, "type", None),
-        payload=_unpacked(found),
-        queue=_named(found, "queue", DEFAULT_QUEUE),
-        headers=_texts(_given(found, "headers", dict, {})),
-        group=_optional(found, "group", (str,)),
+    message = new_message(
+        _job_id(found.get("id")),
+        _named(found, "type", None),
+        _unpacked(found),
+        _named(found, "queue", DEFAULT_QUEUE),
         max_attempts=_count(found, "max_attempts", _DEFAULTS.max_attempts, least=1),
         max_crashes=_count(found, "max_crashes", _DEFAULTS.max_crashes, least=1),
+        prior_attempts=_count(found, "prior", 0),
+        headers=_texts(_given(found, "headers", dict, {})),
+        group=_optional(found, "group", (str,)),
         timeout=None if timeout is None else _seconds(timeout),
         parent_id=_optional(found, "parent", (str,)),
         tags=tuple(str(tag) for tag in _given(found, "tags", list, [])),
         metadata=_given(found, "metadata", dict, {}),
-        prior_attempts=_count(found, "prior", 0),
     )
     return Envelope(
         message=message,
@@ -137,10 +144,6 @@ def _unpacked(found: dict[str, Any]) -> bytes:
     if "payload" not in found:
         raise ValueError("it has no payload")
     return _given(found, "payload", str, "").encode("utf-8")
-
-
-def _refuse_constant(word: str) -> Any:
-    raise ValueError(f"{word} is no JSON")
 
 
 def _given(found: dict[str, Any], name: str, kind: type[_T], default: _T) -> _T:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from jobbus.job import Problem
-from jobbus.message import NO_DELAY, Delivery
+from jobbus.message import NO_DELAY, Delivery, new_delivery
 
 from .client import size_of
 from .envelope import Envelope, decode, encode, moment
@@ -117,15 +117,15 @@ def _delivery(envelope: Envelope, receipt: Receipt, said: Mapping[str, str]) -> 
         now = moment(int(said["ApproximateFirstReceiveTimestamp"]))  # by the clock of ``due``
     receipt.first_sent = envelope.first_sent or receipt.first_sent
     fifo = receipt.place.fifo
-    return Delivery(
-        message=message,
-        receipt=receipt,
-        attempt=message.prior_attempts + hand_outs,
-        failures=envelope.failures + (hand_outs - 1 if fifo else 0),
-        crashes=envelope.crashes + (0 if fifo else hand_outs - 1),
-        enqueued_at=receipt.first_sent,
-        wait=max(now - due, NO_DELAY),
-        received_at=receipt.taken_at,
+    return new_delivery(
+        message,
+        receipt,
+        message.prior_attempts + hand_outs,
+        envelope.failures + (hand_outs - 1 if fifo else 0),
+        envelope.crashes + (0 if fifo else hand_outs - 1),
+        receipt.first_sent,
+        max(now - due, NO_DELAY),
+        receipt.taken_at,
     )
 
 
