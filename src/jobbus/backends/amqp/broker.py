@@ -17,7 +17,7 @@ from aiormq.channel import Channel
 
 from jobbus.errors import BackendError, BackendUnavailable, ConfigurationError
 
-from .consuming import Consumer
+from .consuming import Consumer, Source
 from .link import CALL_SECONDS, Link, Missing, address, readable
 from .options import Options
 from .publishing import Letter, Publisher
@@ -34,6 +34,8 @@ class Broker:
         self._url = address(options.url)
         self.topology = Topology(options.queue_prefix)
         self.consumers: dict[str, Consumer] = {}
+        self._others: dict[tuple[Source, str], Consumer] = {}
+        """Those that take what no worker receives."""
         self._known: set[str] = set()
         self._publishing: Link | None = None
         self._consuming: Link | None = None
@@ -70,6 +72,7 @@ class Broker:
         links = [each for each in (self._consuming, self._publishing) if each is not None]
         self._publishing = self._consuming = self._publisher = None
         self.consumers.clear()
+        self._others.clear()
         await asyncio.gather(*(each.close() for each in links))
 
     async def create(self, queues: Collection[str]) -> list[str]:
@@ -108,21 +111,33 @@ class Broker:
             self._known.clear()  # somebody may have deleted it: it is looked for, or made, again
         return outcomes
 
-    async def consumer(self, name: str) -> Consumer:
-        """The queue's consumer, alive."""
+    async def consumer(self, name: str, source: Source = Source.DUE) -> Consumer:
+        """The queue's consumer of this kind, alive."""
         self._check_open()
-        found = self.consumers.get(name)
+        found = self._consumer(name, source)
         if found is not None and found.alive:
             return found
         await self._ensure(name)
         async with self._changing:
-            found = self.consumers.get(name)
+            found = self._consumer(name, source)
             if found is None or not found.alive:
                 if found is not None:
                     await found.close()
-                found = await self._new_consumer(name)
-                self.consumers[name] = found
+                found = await self._new_consumer(name, source)
+                if source is Source.DUE:
+                    self.consumers[name] = found
+                else:
+                    self._others[source, name] = found
         return found
+
+    def owns(self, consumer: Consumer) -> bool:
+        """Whether this is the consumer that its queue has now."""
+        return self._consumer(consumer.name, consumer.source) is consumer
+
+    def _consumer(self, name: str, source: Source) -> Consumer | None:
+        if source is Source.DUE:
+            return self.consumers.get(name)
+        return self._others.get((source, name))
 
     async def count(self, queue: str) -> int:
         """Messages ready in a queue, by the broker's name for it; 0 where there is none."""
@@ -159,10 +174,11 @@ class Broker:
                 self._publishing = await self._connected("publish", self._publishing)
             return self._publishing
 
-    async def _new_consumer(self, name: str) -> Consumer:
+    async def _new_consumer(self, name: str, source: Source) -> Consumer:
         if self._consuming is None or not self._consuming.alive:
             self._consuming = await self._connected("consume", self._consuming)
-        consumer = Consumer(self._consuming, name, self.topology.queue(name))
+        queue = self.topology.dead(name) if source is Source.DEAD else self.topology.queue(name)
+        consumer = Consumer(self._consuming, name, queue, source)
         with self._consuming.translated(f"opening a channel to receive from {name}"):
             await consumer.open()
         return consumer

@@ -17,7 +17,9 @@ from aiormq.abc import DeliveredMessage
 from jobbus.errors import InvalidJob
 from jobbus.ids import parse_id
 from jobbus.job import Problem
-from jobbus.message import Delivery, Message
+from jobbus.message import DeadLetter, Delivery, Message
+
+from .topology import DELIVERY_LIMIT
 
 HEADER: Final = "jobbus"
 PROBLEM: Final = "jobbus-problem"
@@ -58,12 +60,14 @@ def check_size(envelope: Envelope) -> None:
         )
 
 
-def properties_of(envelope: Envelope, problem: Problem | None = None) -> spec.Basic.Properties:
-    """What travels beside the payload."""
+def properties_of(
+    envelope: Envelope, problem: Problem | None = None, *, timed_out: bool = False
+) -> spec.Basic.Properties:
+    """What travels beside the payload; with the reason, beside that of a dead letter."""
     message = envelope.message
     headers: dict[str, Any] = {HEADER: _text(_document(envelope))}
     if problem is not None:
-        headers[PROBLEM] = _told(problem)
+        headers[PROBLEM] = _told(problem, timed_out=timed_out)
     return spec.Basic.Properties(
         headers=headers,
         delivery_mode=2,
@@ -124,10 +128,10 @@ def _document(envelope: Envelope) -> dict[str, Any]:
     return document
 
 
-def _told(problem: Problem) -> str:
+def _told(problem: Problem, *, timed_out: bool = False) -> str:
     trace = problem.traceback[-_LONGEST_TRACEBACK:] if problem.traceback else None
     short = replace(problem, message=problem.message[:_LONGEST_MESSAGE], traceback=trace)
-    return _text(asdict(short))
+    return _text(asdict(short) | ({"timed_out": True} if timed_out else {}))
 
 
 def _text(document: dict[str, Any]) -> str:
@@ -146,6 +150,48 @@ def envelope_of(arrived: DeliveredMessage, queue: str) -> Envelope:
     a connection.
     """
     headers = arrived.header.properties.headers or {}
+    return _read(headers, arrived.body, queue, _unsettled(headers))
+
+
+def dead_letter_of(arrived: DeliveredMessage, queue: str, receipt: Any) -> DeadLetter:
+    """Read a message among the dead letters; one that is none of jobbus's gets no job id.
+
+    How often it was delivered there is of no account: that was no attempt.
+    """
+    headers = arrived.header.properties.headers or {}
+    problem, timed_out, deliveries = _end_of(headers)
+    try:
+        envelope = _read(headers, arrived.body, queue, deliveries)
+    except Undecodable as error:
+        foreign = Message(job_id="", job_type="", payload=arrived.body, queue=queue)
+        delivery = Delivery(message=foreign, receipt=receipt, attempt=0)
+        return DeadLetter(
+            delivery=delivery, problem=Problem(kind="undecodable", message=str(error))
+        )
+    before = delivery_of(envelope, receipt, envelope.available_at)
+    return DeadLetter(
+        delivery=replace(before, attempt=envelope.attempts), problem=problem, timed_out=timed_out
+    )
+
+
+def _end_of(headers: dict[str, Any]) -> tuple[Problem, bool, int]:
+    """Why this is a dead letter, whether for its time, and deliveries that nobody settled."""
+    try:
+        told = _Reader(json.loads(str(headers.get(PROBLEM)), parse_constant=_refuse))
+        problem = Problem(
+            kind=told.text("kind"),
+            message=told.text("message"),
+            traceback=told.get("traceback", (str, type(None)), None),
+        )
+        return problem, told.flag("timed_out"), 0
+    except (ValueError, RecursionError):
+        reason = str(headers.get("x-first-death-reason", "unknown"))
+    # The broker's own doing, of which it says no more.
+    problem = Problem(kind=reason, message=f"RabbitMQ set it aside by itself: {reason}")
+    return problem, False, DELIVERY_LIMIT if reason == "delivery_limit" else 0
+
+
+def _read(headers: dict[str, Any], body: bytes, queue: str, unsettled: int) -> Envelope:
     text = headers.get(HEADER)
     if not isinstance(text, str):
         raise Undecodable(f"it has no header {HEADER!r}")
@@ -153,7 +199,7 @@ def envelope_of(arrived: DeliveredMessage, queue: str) -> Envelope:
         if len(text.encode()) > _LARGEST_HEADER:
             raise ValueError(f"it is larger than {_LARGEST_HEADER} bytes")
         found = _Reader(json.loads(text, parse_constant=_refuse))
-        return _envelope(found, arrived.body, queue, _unsettled(headers))
+        return _envelope(found, body, queue, unsettled)
     except (ValueError, RecursionError, OverflowError) as error:
         raise Undecodable(f"its header {HEADER!r} cannot be read: {error}") from error
 
@@ -228,6 +274,9 @@ class _Reader:
         if not 0 <= value < _COUNT:
             raise ValueError(f"{name} is out of range")
         return value
+
+    def flag(self, name: str) -> bool:
+        return self._document.get(name) is True
 
     def moment(self, name: str) -> float:
         value = float(self.get(name, (int, float)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
@@ -26,6 +26,9 @@ _SLICE: Final = 0.3
 only at the next one; and a lock's age is known as exactly as this."""
 _LEAST_WAIT: Final = 0.1
 """Seconds: the broker must have the time to answer that it has nothing."""
+
+TIMED_OUT: Final = "timed_out"
+"""The reason of a dead letter whose last attempt ran out of time."""
 
 
 class End(Enum):
@@ -61,10 +64,22 @@ class Call:
     """Monotonic seconds."""
 
 
+Deliver = Callable[[ServiceBusReceivedMessage, Call, Clock], Awaitable[Delivery | None]]
+"""Makes a delivery of what came; None for what went elsewhere instead."""
+
+
 async def receive(
-    links: Links, queue: str, entity: str, *, limit: int, wait: timedelta, clock: Clock
+    links: Links,
+    queue: str,
+    entity: str,
+    *,
+    limit: int,
+    wait: timedelta,
+    clock: Clock,
+    deliver: Deliver | None = None,
 ) -> Sequence[Delivery]:
     """Up to ``limit`` deliveries, as soon as there is one; empty after ``wait``."""
+    deliver = deliver or _delivery
     deadline = time.monotonic() + max(wait.total_seconds(), _LEAST_WAIT)
 
     async def look(receiver: ServiceBusReceiver) -> Sequence[Delivery]:
@@ -77,7 +92,7 @@ async def receive(
                 found = await receiver.receive_messages(
                     max_message_count=limit, max_wait_time=length
                 )
-            deliveries = [await _delivery(one, call, clock) for one in found]
+            deliveries = [await deliver(one, call, clock) for one in found]
             if kept := [one for one in deliveries if one is not None]:
                 return kept
         return []
