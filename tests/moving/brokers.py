@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -59,9 +60,13 @@ class Place:
             held += some
         return held
 
-    async def dead(self) -> int:
-        """How many dead letters there are."""
-        return (await self.queue.get_queue_depth("default")).dead or 0
+    async def has_dead(self, number: int) -> None:
+        """There are so many dead letters, as soon as the broker has told itself."""
+        async with asyncio.timeout(PATIENCE.total_seconds()):
+            while True:
+                if (await self.queue.get_queue_depth("default")).dead == number:
+                    return
+                await asyncio.sleep(0.02)
 
 
 def on(*names: str) -> pytest.MarkDecorator:

@@ -92,7 +92,7 @@ async def test_what_is_none_of_jobbuss_stays_and_is_counted(broker: Place, new: 
     [((queue, why), number)] = result.apart.items()
     assert (queue, number) == ("default", 1)
     assert "no message of jobbus's" in why
-    assert await broker.dead() == 1
+    await broker.has_dead(1)
     plan = await move.plan()
     assert plan.drained
     assert any(note.startswith("1 among the dead letters") for note in plan.notes)
@@ -115,8 +115,7 @@ class Mortal:
         return getattr(self._inner, name)
 
 
-@on(*ALL)
-@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize(("kind", "before"), [("rabbitmq", True), *((kind, False) for kind in ALL)])
 async def test_no_dead_letter_is_lost_or_doubled_if_the_mover_dies(
     broker: Place, new: StoreEnd, before: bool
 ) -> None:
@@ -125,9 +124,9 @@ async def test_no_dead_letter_is_lost_or_doubled_if_the_mover_dies(
     mortal: Any = Mortal(new.store, before=before)
     with pytest.raises(BackendUnavailable, match="killed"):
         await Move(broker.end, StoreEnd(mortal, "new")).once()
-    assert await broker.dead() == 3
+    await broker.has_dead(3)
     await Move(broker.end, new).once()
-    assert await broker.dead() == 0
+    await broker.has_dead(0)
     page = await new.store.find(JobFilter(states=DEAD))
     assert {job.id for job in page.jobs} == {one.job_id for one in sent}
     assert {job.attempt for job in page.jobs} == {1}
@@ -143,12 +142,12 @@ async def test_what_a_killed_mover_held_is_there_again(broker: Place, new: Store
     end.queue = killed
     where = JobFilter(queue="default", states=DEAD)
     assert len((await end.take_out(where, to="new", limit=10, after=None)).records) == 3
-    assert await broker.dead() == 0
+    await broker.has_dead(0)
     await killed.close()
     assert (await Move(broker.end, new).once()).moved == 3
 
 
-@on(*ALL)
+@on("rabbitmq", "sqs", "service-bus")
 async def test_more_dead_letters_than_one_page_move(broker: Place, new: StoreEnd) -> None:
     sent = messages(25)
     await buried(broker, *sent)
@@ -162,7 +161,7 @@ async def test_more_dead_letters_than_one_page_move(broker: Place, new: StoreEnd
         if after is None:
             break
     assert found == 25
-    assert await broker.dead() == 0
+    await broker.has_dead(0)
 
 
 @on("sqs", "sqs-fifo")
@@ -198,8 +197,7 @@ async def test_what_rabbitmq_itself_set_aside_moves_with_its_reason(
             tag = found.delivery.delivery_tag
             assert tag is not None
             await channel.basic_reject(tag, requeue=True)
-    # At least once, between two queues: it takes the broker a moment.
-    await dead_letters(broker, 1)
+    await broker.has_dead(1)
     assert (await Move(broker.end, new).once()).moved == 1
     job = await new.store.get(sent.job_id)
     assert job is not None
@@ -207,11 +205,6 @@ async def test_what_rabbitmq_itself_set_aside_moves_with_its_reason(
     assert job.problem is not None
     assert job.problem.kind == "delivery_limit"
     check_history(await new.store.history(sent.job_id), job)
-
-
-async def dead_letters(broker: Place, number: int) -> None:
-    while await broker.dead() < number:
-        pass
 
 
 @on("sqs", "service-bus")
@@ -259,10 +252,10 @@ async def test_dead_letters_of_a_store_go_to_those_of_a_broker_and_come_home(
         ("default", JobState.TIMED_OUT): 1,
     }
     assert (await move.once()).moved == 2
-    assert await broker.dead() == 2
+    await broker.has_dead(2)
     assert not await broker.queue.receive("default", limit=1, wait=timedelta(0), lease=MINUTE)
     assert (await move.roll_back()).moved == 2
-    assert await broker.dead() == 0
+    await broker.has_dead(0)
     for one in held:
         history = await old.store.history(one.job_id)
         assert list(history)[: len(before[one.job_id])] == list(before[one.job_id])

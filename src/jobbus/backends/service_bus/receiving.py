@@ -83,19 +83,20 @@ async def receive(
     deadline = time.monotonic() + max(wait.total_seconds(), _LEAST_WAIT)
 
     async def look(receiver: ServiceBusReceiver) -> Sequence[Delivery]:
-        while (left := deadline - time.monotonic()) > 0:
+        while True:
             if links.closed:
                 raise BackendUnavailable("the queue was closed")
             call = Call(queue, entity, receiver, time.monotonic())
-            length = min(left, _SLICE)
+            # At least one look, also where opening the link took all of the wait.
+            length = min(max(deadline - call.asked, _LEAST_WAIT), _SLICE)
             async with asyncio.timeout(length + CALL_DEADLINE):
                 found = await receiver.receive_messages(
                     max_message_count=limit, max_wait_time=length
                 )
             deliveries = [await deliver(one, call, clock) for one in found]
-            if kept := [one for one in deliveries if one is not None]:
+            kept = [one for one in deliveries if one is not None]
+            if kept or time.monotonic() >= deadline:
                 return kept
-        return []
 
     try:
         async with links.receiver(entity) as receiver:
