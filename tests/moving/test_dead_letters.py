@@ -11,14 +11,14 @@ from aiormq import spec
 from jobbus.backends.amqp.topology import DELIVERY_LIMIT, Topology
 from jobbus.errors import BackendUnavailable
 from jobbus.job import JobState
-from jobbus.message import Message
+from jobbus.message import DeadLetter, Message
 from jobbus.services.move import Move, Scope
 from jobbus.services.move_ends import StoreEnd
 from jobbus.store import JobFilter
 from jobbus.testing.histories import check_history
 from jobbus.testing.make import back, dead, done, message, messages
 from tests.backends.rabbitmq_broker import channel_to
-from tests.moving.brokers import ALL, MINUTE, SENDING, Place, ids_of, on
+from tests.moving.brokers import ALL, FOREIGN, MINUTE, PATIENCE, SENDING, Place, ids_of, on
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 DEAD = frozenset({JobState.FAILED, JobState.TIMED_OUT})
@@ -97,6 +97,25 @@ async def test_what_is_none_of_jobbuss_stays_and_is_counted(broker: Place, new: 
     assert plan.drained
     assert any(note.startswith("1 among the dead letters") for note in plan.notes)
     assert (await move.once()).apart == result.apart
+
+
+@on("rabbitmq", "sqs", "service-bus")
+async def test_a_dead_letter_that_is_put_back_is_what_it_was(broker: Place) -> None:
+    await buried(broker, message(), timed_out=True)
+    await broker.bury_foreign()
+    queue: Any = broker.queue
+    seen = []
+    for _ in range(2):
+        letters: list[DeadLetter] = []
+        while len(letters) < 2:
+            letters += await queue.receive_dead("default", limit=5, wait=PATIENCE, lease=MINUTE)
+        seen.append(
+            sorted((a.problem.kind, a.timed_out, a.delivery.message.payload) for a in letters)
+        )
+        assert not await queue.abandon([back(one.delivery) for one in letters])
+        await broker.has_dead(2)
+    assert seen[0] == seen[1]
+    assert [payload for *_, payload in seen[0] if payload != b"{}"] == [FOREIGN]
 
 
 class Mortal:
