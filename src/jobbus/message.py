@@ -168,6 +168,34 @@ class Delivery:
         return self.message.job_id
 
 
+class _OpenDelivery(Delivery):
+    """A delivery in the making."""
+
+    __slots__ = ()
+    __setattr__ = object.__setattr__
+
+
+def with_receipt(
+    delivery: Delivery,
+    receipt: Any,
+    message: Message | None = None,
+    attempt: int | None = None,
+) -> Delivery:
+    """``replace(delivery, receipt=..., ...)`` for hot paths, at a fraction of the price."""
+    made: Any = object.__new__(_OpenDelivery)
+    made.message = delivery.message if message is None else message
+    made.receipt = receipt
+    made.attempt = delivery.attempt if attempt is None else attempt
+    made.failures = delivery.failures
+    made.crashes = delivery.crashes
+    made.enqueued_at = delivery.enqueued_at
+    made.wait = delivery.wait
+    made.received_at = delivery.received_at
+    made.__class__ = Delivery
+    copy: Delivery = made
+    return copy
+
+
 class CountsAs(StrEnum):
     """Against which of a job's budgets an abandoned attempt is held."""
 

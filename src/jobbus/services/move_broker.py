@@ -23,7 +23,7 @@ from jobbus.message import (
 from jobbus.movable import Drainable, JobRecord, TakenOut
 from jobbus.queue import BackgroundJobQueue, beyond
 from jobbus.store import JobFilter
-from jobbus.tracked.relay import TICKET
+from jobbus.tracked.bundles import TICKET
 
 from . import move_records
 
