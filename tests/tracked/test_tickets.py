@@ -9,7 +9,8 @@ import pytest
 from jobbus.message import Delivery
 from jobbus.services.relay import relay_once
 from jobbus.testing.make import message
-from jobbus.tracked.relay import TICKET, as_sent
+from jobbus.tracked.bundles import TICKET
+from jobbus.tracked.relay import as_sent
 from tests.tracked.stage import LEASE, PATIENCE, Stage, take_one
 
 pytestmark = pytest.mark.asyncio
