@@ -86,7 +86,7 @@ async def broker(kind: str, server: Any, monkeypatch: pytest.MonkeyPatch) -> Asy
     """The broker, empty, with the queues ``default`` and ``mail``."""
     for variable, value in CREDENTIALS.items():
         monkeypatch.setenv(variable, value)
-    makers = {"rabbitmq": _rabbitmq, "service-bus": _service_bus}
+    makers: dict[str, Any] = {"rabbitmq": _rabbitmq, "service-bus": _service_bus}
     async with AsyncExitStack() as stack:
         place = await stack.enter_async_context(makers.get(kind, _sqs)(kind, server))
         place.queue = place.connect()

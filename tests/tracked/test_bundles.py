@@ -236,7 +236,8 @@ async def test_a_retry_of_a_job_that_came_in_a_bundle_is_its_second_attempt(stag
         json.dumps([[new_id(), 0, 0]]).encode(),
         json.dumps([[new_id(), 0]] * 1001).encode(),
         b"[" * 60_000,
-        b" " * 70_000 + b"[]",
+        json.dumps([[new_id(), 0]]).encode() + b" " * 70_000,
+        json.dumps([[new_id(), 0], [new_id(), -1]]).encode(),
         b"\xff",
     ],
     ids=lambda body: repr(body[:20]),
@@ -244,10 +245,13 @@ async def test_a_retry_of_a_job_that_came_in_a_bundle_is_its_second_attempt(stag
 async def test_a_bundle_that_names_no_jobs_is_dropped(stage: Stage, body: bytes) -> None:
     """Anybody may have written it."""
     queue = await stage.process()
-    sent = message()
+    sent, broken = message(), message(payload=body, headers={TICKET: "several"})
+    bundles = await queue._open_broker()
+    await queue.broker.enqueue([broken])
+    [held] = await bundles.receive("default", limit=9, wait=PATIENCE, lease=LEASE)
+    assert (held.job_id, held.message.payload) == (broken.job_id, body)
+    await bundles.abandon([back(held)])
     await queue.enqueue([sent])
-    await queue._open_broker()
-    await queue.broker.enqueue([message(payload=body, headers={TICKET: "several"})])
     assert ids(await take_all(queue, 1)) == [sent.job_id]
     assert await state(queue, sent) is JobState.RUNNING
     assert not await take(queue)

@@ -210,7 +210,6 @@ def _unpacked(message: Delivery) -> list[Delivery]:
                 prior_attempts=attempts,
                 headers={TICKET: str(attempts)},
             ),
-            attempts + 1,
         )
         for job_id, attempts in named
     ]
