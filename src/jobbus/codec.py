@@ -35,6 +35,8 @@ _CONTAINERS: Final = frozenset({dict, list})
 _DOUBT: Final = MAX_NODES + 1
 _SHORT_KEY: Final = MAX_KEY_BYTES // 4
 """Characters that fit whatever they are."""
+_HARMLESS: Final = 400
+"""Bytes, in which there is no room for the 201 levels at which the parser gives up."""
 _ASTERISKS: Final = b'"**********"'
 _CONCEALED: Final = "a pydantic secret would be stored as asterisks; pass a reference to it"
 _DIGITS: Final = b"0123456789"
@@ -118,8 +120,8 @@ def decode(data: bytes, *, what: str = "the payload") -> Any:
     """
     if len(data) > HARD_LIMIT:
         raise PayloadTooLarge(f"{what}: {len(data):,} bytes, and the limit is {HARD_LIMIT:,}")
-    # A level takes two bytes, so documents this short are above suspicion.
-    if len(data) > 2 * MAX_DEPTH:
+    # The only harm in so short a document is its depth, which is told below.
+    if len(data) > _HARMLESS:
         _refuse_bombs(data, what)
     try:
         value = _json().from_json(data, allow_inf_nan=False, cache_strings="keys")

@@ -149,7 +149,28 @@ class JobStore(Protocol):
         states: frozenset[JobState] = TERMINAL,
         limit: int = 1000,
     ) -> int:
-        """Delete up to ``limit`` jobs that ended so before a moment; return how many."""
+        """Delete up to ``limit`` jobs that ended so before a moment; return how many.
+
+        Jobs whose end others wait to hear of stay.
+        """
+        ...
+
+    async def trim(
+        self,
+        *,
+        keep_count: int | None = None,
+        keep_bytes: int | None = None,
+        states: frozenset[JobState] = TERMINAL,
+        limit: int = 1000,
+    ) -> int:
+        """Delete up to ``limit`` jobs that ended so, the oldest beyond what each queue keeps.
+
+        A queue keeps those that ended last: ``keep_count`` of them, and no more than take
+        ``keep_bytes`` together; None is no limit. What is counted of a job is its payload, result,
+        problem, headers and metadata, as they are stored. Jobs whose end others wait to hear of
+        stay. A store that would have to read much for it may keep more for a while, and says by
+        how much. Returns how many were deleted; 0 when there is nothing to do by now.
+        """
         ...
 
     async def queues(self) -> Sequence[QueueStatus]: ...

@@ -18,6 +18,7 @@ from jobbus.backends.redis_store.options import RedisOptions
 from jobbus.backends.sqlite import SqliteQueue
 from jobbus.testing import VirtualClock
 from jobbus.testing.wrapping import LedgerQueue
+from tests.backends import redis_bytes
 from tests.backends.machine_base import Pace
 from tests.backends.postgres_tables import empty_tables
 
@@ -134,7 +135,11 @@ class RedisStage:
         return queue
 
     def leave(self, queue: LedgerQueue) -> None:
-        self.run(queue.close())
+        assert isinstance(queue, RedisQueue)
+        try:
+            assert self.run(redis_bytes.told(queue)) == self.run(redis_bytes.weighed(queue))
+        finally:
+            self.run(queue.close())
 
     def now(self) -> datetime:
         answer: Any = self._bystander.time()

@@ -16,6 +16,7 @@ import redis
 from jobbus.backends.redis import RedisQueue
 from jobbus.backends.redis_store.connection import refuse_unfit
 from jobbus.backends.redis_store.options import RedisOptions
+from jobbus.backends.redis_store.records import completion_argument
 from jobbus.errors import (
     BackendError,
     BackendFull,
@@ -27,6 +28,7 @@ from jobbus.job import JobState
 from jobbus.message import CountsAs, LeaseState
 from jobbus.store import JobFilter
 from jobbus.testing.make import after, back, dead, done, message, messages
+from tests.backends import redis_bytes
 from tests.services import RedisServer, Services, own_prefix, own_redis
 from tests.services.cutting import Cutting
 from tests.services.programs import free_port
@@ -354,7 +356,7 @@ async def test_dependents_that_a_dead_process_did_not_tell_are_released_by_anybo
     child = message(depends_on=after(parent), queue="children")
     await queue.enqueue([parent, child])
     [held] = await take(queue)
-    await queue._link.run("complete", 0, held.job_id, held.attempt, held.receipt.claim, "-")
+    await queue._link.run("complete", 0, completion_argument(held, None))
     assert (await queue.get_queue_depth("children")).blocked == 1
     await queue.recover()
     assert (await queue.get_queue_depth("children")).ready == 1
@@ -374,7 +376,36 @@ async def test_many_jobs_are_pruned_and_purged_in_steps_and_leave_no_trace(
     assert (await queue.find(JobFilter())).jobs == []
     keys: Any = bystander.keys("{jobbus}:*")
     kept = {key.decode().partition("}:")[2] for key in keys}
-    assert kept == {"epoch", "counts", "seen", "workers"}
+    assert kept == {"epoch", "counts", "bytes", "seen", "workers"}
+
+
+async def test_the_bytes_of_ended_jobs_are_added_up_whatever_befell_them(
+    queue: RedisQueue,
+) -> None:
+    failed_once, dead_twice, cancelled, discarded, parent, trimmed = messages(6, max_attempts=9)
+    await queue.enqueue([failed_once])
+    await queue.abandon([back(one) for one in await take(queue)])
+    await queue.enqueue([message(queue="children", depends_on=after(failed_once))])
+    await queue.complete([done(one, b"x" * 50) for one in await take(queue)])
+    await queue.enqueue([dead_twice])
+    await queue.dead_letter([dead(one) for one in await take(queue)])
+    await queue.redrive([dead_twice.job_id])
+    assert await redis_bytes.told(queue) == await redis_bytes.weighed(queue)
+    await queue.dead_letter([dead(one, timed_out=True) for one in await take(queue)])
+    await queue.enqueue([cancelled, message(depends_on=after(cancelled))])
+    await queue.cancel([cancelled.job_id])
+    for one in (discarded, parent, trimmed):
+        await queue.enqueue([one])
+        await queue.complete([done(held) for held in await take(queue)])
+    await queue.discard([discarded.job_id])
+    assert set(await redis_bytes.told(queue)) == {
+        "cancelled:default", "completed:default", "failed:default", "timed_out:default",
+    }  # fmt: skip
+    assert await redis_bytes.told(queue) == await redis_bytes.weighed(queue)
+    await queue.trim(keep_count=2)
+    assert await redis_bytes.told(queue) == await redis_bytes.weighed(queue)
+    await queue.trim(keep_count=0)
+    assert await redis_bytes.told(queue) == {}
 
 
 def queue_time(bystander: redis.Redis) -> datetime:

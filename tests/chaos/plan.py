@@ -25,8 +25,8 @@ class Plan:
     """SIGKILL: at any moment, and at labelled points of a job's way."""
     stops: int = 20
     """SIGSTOP until the lease is over."""
-    restarts: int = 5
-    """Of the server: crashes, and on Postgres every third in good order."""
+    restarts: int = 7
+    """Of the server: crashes, and on Postgres two of seven in good order."""
     cuts: int = 10
     """Of the network: resets, a commit whose reply is lost, a black hole."""
     drains: int = 10

@@ -30,7 +30,7 @@ def test_without_options_everything_is_attacked() -> None:
     assert order.seeds == 1000
     assert order.plans == [replace(usual, seed=order.plans[0].seed) for usual in USUAL.values()]
     attacks = {(one.jobs, one.kills, one.stops, one.restarts) for one in (ON_POSTGRES, ON_REDIS)}
-    assert attacks == {(20_000, 100, 20, 5), (100_000, 100, 20, 3)}
+    assert attacks == {(20_000, 100, 20, 7), (100_000, 100, 20, 3)}
 
 
 @pytest.mark.parametrize("usual", USUAL.values(), ids=USUAL)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -13,7 +13,7 @@ import pytest
 from jobbus import BackendUnavailable, ConfigurationError, JobBus, JobState, Worker, load_settings
 from jobbus.backends.memory import MemoryQueue
 from jobbus.errors import BackendError
-from jobbus.idempotency import Answer, KeyClaim, KeyState
+from jobbus.idempotency import Answer, KeyClaim, KeyEnd, KeyState
 from jobbus.idempotency.memory import MemoryIdempotencyStore
 from jobbus.idempotency.redis import RedisIdempotencyStore
 from jobbus.message import Abandonment, Completion, CountsAs
@@ -426,6 +426,28 @@ async def test_a_slot_takes_its_next_job_while_the_success_before_is_recorded(
         await working
         for job_id in ids:
             assert (await completed(bus, job_id)).attempt == 1
+
+
+async def test_successes_of_one_moment_are_recorded_in_one_request(store: SwitchedStore) -> None:
+    told: list[int] = []
+    complete = store.inner.complete
+
+    async def count(ends: Sequence[KeyEnd], **options: object) -> Sequence[Answer]:
+        told.append(len(ends))
+        return await complete(ends)
+
+    store.inner.complete = count  # type: ignore[method-assign]
+    async with ledger_bus(store) as bus:
+
+        @bus.job
+        async def work(number: int) -> None: ...
+
+        ids = [await work.options(idempotency_key=f"k{n}").enqueue(n) for n in range(10)]
+        async with at_work(bus):
+            for job_id in ids:
+                await completed(bus, job_id)
+    assert sum(told) == 10
+    assert len(told) < 10
 
 
 async def test_jobs_that_are_handed_back_leave_their_keys_free(store: SwitchedStore) -> None:

@@ -280,7 +280,7 @@ async def test_a_key_that_was_busy_ahead_is_asked_for_again(
     mine = holder()
     guard.begin_ahead([mine])
     assert mine.ahead is not None
-    await mine.ahead.reply
+    await mine.ahead.told
     await store.inner.release([claim.held(reply.fence)])
 
     async def attempt() -> Completion:
@@ -309,7 +309,7 @@ async def test_a_job_that_does_not_run_after_all_gives_its_key_back(
     guard.begin_ahead([mine])
     if answered:
         assert mine.ahead is not None
-        await mine.ahead.reply
+        await mine.ahead.told
         assert await state_of(store) is KeyState.IN_PROGRESS
     mine.finished = True
     await guard.let_go(mine)
@@ -322,7 +322,7 @@ async def test_a_key_that_could_not_be_renewed_in_time_is_begun_again_by_the_sam
     mine = holder()
     guard.begin_ahead([mine])
     assert mine.ahead is not None
-    await mine.ahead.reply
+    await mine.ahead.told
     mine.hold_until = 0.0
 
     async def attempt() -> Completion:

@@ -18,6 +18,7 @@ from jobbus.store import JobFilter
 from jobbus.testing.histories import check_history
 from jobbus.testing.make import back, dead, done, message, messages
 from tests.backends.rabbitmq_broker import channel_to
+from tests.flow.support import eventually
 from tests.moving.brokers import ALL, FOREIGN, MINUTE, PATIENCE, SENDING, Place, ids_of, on
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
@@ -205,9 +206,15 @@ async def test_of_dead_letters_that_queues_share_only_those_of_the_named_queues_
 async def test_what_rabbitmq_itself_set_aside_moves_with_its_reason(
     broker: Place, new: StoreEnd
 ) -> None:
-    sent = message(max_crashes=DELIVERY_LIMIT)
+    """Also of a job that was delayed: the end of a delay is a death to RabbitMQ, too."""
+    sent = message(max_crashes=DELIVERY_LIMIT, delay=timedelta(milliseconds=100))
     await broker.queue.enqueue([sent])
     url, prefix = broker.tool
+
+    async def due() -> bool:
+        return bool((await broker.queue.get_queue_depth("default")).ready)
+
+    await eventually(due, "the job to fall due")
     async with channel_to(url) as channel:
         while True:
             found = await channel.basic_get(Topology(prefix).queue("default"))

@@ -18,6 +18,7 @@ from jobbus.movable import MOVABLE, JobRecord
 from jobbus.store import JobFilter
 from jobbus.testing.histories import check_history
 from jobbus.testing.make import after, back, dead, done, message, messages
+from tests.backends import redis_bytes
 
 WAITING: Final = JobFilter(states=MOVABLE)
 NOW: Final = timedelta(0)
@@ -168,7 +169,9 @@ async def test_the_retention_finds_what_ended_elsewhere(redis: RedisQueue) -> No
     where = JobFilter(states=frozenset({JobState.COMPLETED}))
     taken = await redis.take_out(where, to="elsewhere", limit=10)
     assert not await redis.take_in(taken.records, origin="elsewhere")
+    assert await redis_bytes.told(redis) == await redis_bytes.weighed(redis) != {}
     assert await redis.prune(finished_before=datetime.now(UTC) + timedelta(hours=1)) == 1
+    assert await redis_bytes.told(redis) == {}
     assert await redis.get(sent.job_id) is None
 
 

@@ -103,6 +103,10 @@ def test_a_group_s_variable_needs_no_double_underscore(load: Load, variable: str
         ("PollingIntervalSeconds", 3, "poll_interval_seconds", 3),
         ("JobHistoryRetentionDays", 2, "job_history_retention_days", 2),
         ("FailedJobRetentionDays", 9, "failed_job_retention_days", 9),
+        ("removeOnComplete", 10, "job_history_retention_count", 10),
+        ("REMOVE_ON_FAIL", "50", "failed_job_retention_count", 50),
+        ("removeOnComplete", True, "job_history_retention_count", 0),
+        ("removeOnFail", False, "failed_job_retention_count", None),
         ("RetryBaseDelaySeconds", 4, "retry_base_delay_seconds", 4),
         ("RetryMaxDelaySeconds", 200, "retry_max_delay_seconds", 200),
         ("PauseOnBattery", True, "pause_on_battery", True),
@@ -208,3 +212,26 @@ def test_every_alias_names_a_setting_that_exists(load: Load) -> None:
     keys = set(load().sources)
     assert {alias.key for alias in ALIASES.values()} <= keys
     assert all(known_provider(provider) == provider for provider in OPTIONS)
+
+
+def test_s1_s_own_retention_is_understood_in_the_environment_and_in_appsettings(load: Load) -> None:
+    told = '{"BackgroundJobs": {"RemoveOnComplete": 10, "RemoveOnFail": 50}}'
+    for settings in (
+        load(files={"appsettings.json": told}),
+        load(
+            environ={
+                "BACKGROUND_JOBS__REMOVEONCOMPLETE": "10",
+                "BACKGROUND_JOBS__REMOVE_ON_FAIL": "50",
+            }
+        ),
+    ):
+        kept = (settings.job_history_retention_count, settings.failed_job_retention_count)
+        assert kept == (10, 50)
+        assert settings.job_history_retention_bytes is None
+
+
+def test_a_stronger_place_can_take_a_limit_back(load: Load) -> None:
+    files = {"jobbus.toml": "job_history_retention_count = 10"}
+    environ = {"BACKGROUND_JOBS__REMOVE_ON_COMPLETE": "false"}
+    assert load(files=files).job_history_retention_count == 10
+    assert load(files=files, environ=environ).job_history_retention_count is None

@@ -61,6 +61,12 @@ def test_a_wrong_value_in_the_environment_is_told_in_the_environment_s_words(
         ({"max_retries": -1}, "must be a whole number from 0 to 10000, not -1"),
         ({"maxAttempts": True}, "'maxAttempts' (given explicitly) must be a number, not True"),
         ({"max_payload_bytes": 2_000_000}, "must be a whole number from 1 to 1048576"),
+        (
+            {"job_history_retention_count": -1},
+            "job_history_retention_count must be a whole number of at least 0, not -1",
+        ),
+        ({"failed_job_retention_bytes": "1 GB"}, "a whole number of at least 0, not '1 GB'"),
+        ({"removeOnComplete": 2.5}, "must be a whole number of at least 0, not 2.5"),
         ({"queues": ""}, "queues must be one or more names with commas in between"),
         ({"queues": "a b"}, "queues must be names of 1 to 64 letters, digits"),
         ({"queues": 5}, "queues must be one or more names with commas in between, not 5"),
@@ -185,6 +191,16 @@ def test_a_long_lease_is_accepted_with_a_note(load: Load, seconds: int, noted: i
     settings = load({"VisibilityTimeoutSeconds": seconds})
     assert settings.lease == timedelta(seconds=seconds)
     assert len(settings.notes) == noted
+
+
+def test_a_limit_of_ended_jobs_is_noted_where_a_bare_broker_keeps_none(load: Load) -> None:
+    given = {"provider": "rabbitmq", "removeOnComplete": 10}
+    assert load(given).notes == (
+        "job_history_retention_count (given explicitly) has no effect: rabbitmq keeps no ended "
+        "jobs; set ledger to a database that does",
+    )
+    assert load({**given, "ledger": "sqlite:///jobs.db"}).notes == ()
+    assert load({"removeOnComplete": 10}).notes == ()
 
 
 SECRET = "hunter2"

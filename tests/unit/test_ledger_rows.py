@@ -24,7 +24,7 @@ from jobbus.backends.sql.rows import (
     progress_from,
     progress_text,
 )
-from jobbus.backends.sql.sqlite_engine import SQLITE, from_milliseconds, to_milliseconds
+from jobbus.backends.sql.sqlite_dialect import SQLITE, from_milliseconds, to_milliseconds
 from jobbus.backends.sql.statements import Naming, load, to_pyformat
 from jobbus.errors import ConfigurationError
 from jobbus.ids import new_id

@@ -14,7 +14,8 @@ from jobbus.message import Capabilities
 
 from .sql.base import CAPABILITIES as FILE_CAPABILITIES
 from .sql.callers import CallerSql
-from .sql.sqlite_engine import Clock, SqliteEngine, utc_now
+from .sql.sqlite_dialect import Clock, utc_now
+from .sql.sqlite_engine import SqliteEngine
 from .sql.sqlite_queue import SqliteBased
 from .sql.statements import Naming
 

@@ -34,11 +34,11 @@ from jobbus.message import (
 from .redis_store.connection import Argument
 from .redis_store.ledger import dead_workers, held_by, identity_text, queue_name, steps
 from .redis_store.options import RedisOptions
-from .redis_store.records import deliveries_from, enqueue_arguments, lasting
+from .redis_store.records import completion_argument, deliveries_from, enqueue_argument, lasting
 from .redis_store.transfer import RedisMovable
 from .sql.base import LOOK_INTERVAL
 from .sql.checks import check_message
-from .sql.claims import ClaimBook
+from .sql.claims import ClaimBook, by_claim
 from .sql.identity import ProcessIdentity
 from .sql.news import News
 from .sql.outbox import MIN_LEASE
@@ -147,9 +147,7 @@ class RedisQueue(RedisMovable):
             check_message(message, CAPABILITIES)
         _refuse_circles(messages)
         linked = any(m.depends_on or m.group for m in messages)
-        arguments: list[Argument] = [len(messages)]
-        for message in messages:
-            arguments += enqueue_arguments(message)
+        arguments = [enqueue_argument(message) for message in messages]
         ids = await self._link.run("enqueue_linked" if linked else "enqueue", *arguments)
         self._news.arrived()
         self._note_due(messages)
@@ -186,14 +184,12 @@ class RedisQueue(RedisMovable):
 
     async def _complete_plain(self, done: Sequence[Completion]) -> list[Delivery]:
         deliveries = [c.delivery for c in done]
-        closed = self._claims.closing(deliveries)
+        ids = by_claim(deliveries)
+        closed = self._claims.closing(ids)
         arguments: list[Argument] = [len(closed), *closed]
-        for completion in done:
-            result = completion.result
-            arguments += held_by(completion.delivery)
-            arguments.append("-" if result is None else b"+" + result)
+        arguments += [completion_argument(c.delivery, c.result) for c in done]
         waited_for, *lost = await self._link.run("complete", *arguments)
-        self._claims.settled(deliveries)
+        self._claims.settled(ids)
         if waited_for:
             await self._resolve()
             self._news.arrived()
@@ -216,10 +212,11 @@ class RedisQueue(RedisMovable):
         lost: list[Delivery] = []
         for some in steps(settlements):
             deliveries = [s.delivery for s in some]
-            closed = self._claims.closing(deliveries)
+            ids = by_claim(deliveries)
+            closed = self._claims.closing(ids)
             told = json.dumps([_settlement(s) for s in some])
             untold, *places = await self._link.run("settle", len(closed), *closed, told)
-            self._claims.settled(deliveries)
+            self._claims.settled(ids)
             if untold:
                 await self._resolve()
             lost += [deliveries[place] for place in places]

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Final, Self
 from jobbus.errors import ConfigurationError
 
 from .sql.filesystem import refuse_network
-from .sql.sqlite_engine import Clock, SqliteEngine, translate, utc_now
+from .sql.sqlite_dialect import Clock, utc_now
+from .sql.sqlite_engine import SqliteEngine, translate
 from .sql.sqlite_queue import SqliteBased
 from .sql.statements import DEFAULT_PREFIX, Naming
 

@@ -50,7 +50,7 @@ def _memory(info: Mapping[str, Any]) -> Finding:
         return fine("memory", f"{used / 1e6:.0f} MB used, no limit set")
     told = f"{used / 1e6:.0f} of {limit / 1e6:.0f} MB used"
     if used > _NEARLY_FULL * limit:
-        return doubtful("memory", told, "raise maxmemory, or keep finished jobs for less long")
+        return doubtful("memory", told, "raise maxmemory, or keep fewer ended jobs")
     return fine("memory", told)
 
 

@@ -22,25 +22,11 @@ class Gatherer(Generic[Asked, Told]):
 
     async def ask(self, one: Asked) -> Told:
         """The answer to ``one``. Raises what the call for its batch raised."""
-        [answer] = self._ask([one])
-        return await answer
-
-    async def ask_all(self, several: Sequence[Asked]) -> list[Told]:
-        """The answers, in order. Raises what the call for one of their batches raised."""
-        answers = self._ask(several)
-        await asyncio.wait(answers)
-        for error in [answer.exception() for answer in answers]:
-            if error is not None:
-                raise error
-        return [answer.result() for answer in answers]
-
-    def _ask(self, several: Sequence[Asked]) -> list[asyncio.Future[Told]]:
-        loop = asyncio.get_running_loop()
-        answers: list[asyncio.Future[Told]] = [loop.create_future() for _ in several]
-        self._waiting += zip(several, answers, strict=True)
+        answer: asyncio.Future[Told] = asyncio.get_running_loop().create_future()
+        self._waiting.append((one, answer))
         if self._running is None:
             self._running = asyncio.create_task(self._run())
-        return answers
+        return await answer
 
     async def _run(self) -> None:
         try:

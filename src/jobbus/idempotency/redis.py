@@ -53,7 +53,6 @@ _STATES: Final = {
     b"c": KeyState.COMPLETED,
     b"f": KeyState.FAILED,
 }
-_FIELDS: Final = ("s", "f", "c", "p", "j", "d")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +76,7 @@ def key_script(name: str) -> KeyScript:
 class RedisIdempotencyStore:
     """Keys in Redis 6.2 or newer, seen by every process that reaches it.
 
-    Each key is one hash under ``PREFIX:idempotency:{DIGEST}``: what callers chose never becomes
+    Each key is one string under ``PREFIX:idempotency:{DIGEST}``: what callers chose never becomes
     part of a Redis key. The braces let a cluster spread them; there each key is a script of its
     own. What Redis acknowledged may be lost with its machine, for up to a second with
     ``appendfsync everysec``.
@@ -263,17 +262,18 @@ def key_digest(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:40]
 
 
-def script_arguments(batch: Sequence[tuple[Any, ...]]) -> list[str | bytes]:
-    """What a script takes of calls: a key, words, and a result as bytes where the script takes one.
+def script_arguments(batch: Sequence[tuple[Any, ...]]) -> list[bytes]:
+    """What a script takes of each call: words behind the key, and a result as bytes at the end.
 
-    One line for each call, since the client library takes microseconds for each argument.
+    One argument each, since the client library takes microseconds for every one.
     """
-    with_results = isinstance(batch[0][-1], bytes)
-    lines: list[str | bytes] = [
-        "".join([f"{_word(word)}\n" for word in (call[1:-1] if with_results else call[1:])])
-        for call in batch
-    ]
-    return lines + [call[-1] for call in batch] if with_results else lines
+    if isinstance(batch[0][-1], bytes):
+        return [_lines(call[1:-1]) + call[-1] for call in batch]
+    return [_lines(call[1:]) for call in batch]
+
+
+def _lines(words: tuple[Any, ...]) -> bytes:
+    return "".join([f"{_word(word)}\n" for word in words]).encode("utf-8", "replace")
 
 
 def _word(value: object) -> object:
@@ -309,16 +309,16 @@ def _reply(row: Sequence[Any]) -> Reply:
 
 
 def _record(row: Sequence[Any]) -> KeyRecord | None:
-    state, fence, crashes, fingerprint, job_id, data = row
-    if state is None:
+    if row[0] is None:
         return None
+    state, fence, crashes, fingerprint, job_id, data = row
     return KeyRecord(
         state=_STATES[state],
         fence=int(fence),
-        crashes=int(crashes or 0),
+        crashes=int(crashes),
         fingerprint=fingerprint.decode(),
-        job_id=(job_id or b"").decode(),
-        data=data,
+        job_id=job_id.decode(),
+        data=data[1:] if data[:1] == b"+" else None,
     )
 
 

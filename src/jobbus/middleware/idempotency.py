@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from datetime import timedelta
+from itertools import islice
 from typing import Any, Final
 
 from jobbus.errors import BackendError, InvalidJob
@@ -30,7 +31,15 @@ from jobbus.idempotency.store import (
 )
 from jobbus.job import Problem
 from jobbus.job_type import JobType
-from jobbus.message import Abandonment, Completion, CountsAs, DeadLetter, Delivery, Message
+from jobbus.message import (
+    IDEMPOTENCY_KEY,
+    Abandonment,
+    Completion,
+    CountsAs,
+    DeadLetter,
+    Delivery,
+    Message,
+)
 from jobbus.middleware.idempotency_keys import claim_for
 from jobbus.middleware.idempotency_values import (
     Ahead,
@@ -88,6 +97,7 @@ class Idempotency:
         self._result_of = result_of
         self._observers = observers
         self._begin = Gatherer(self._begin_all)
+        self._begin_several = Gatherer(self._begin_lists)
         self._complete = Gatherer(store.complete)
         self._fail = Gatherer(store.fail)
         self._release = Gatherer(store.release)
@@ -95,7 +105,7 @@ class Idempotency:
 
     def concerns(self, message: Message) -> bool:
         """Whether the job goes through the store at all."""
-        return not self._ledger or message.idempotency_key is not None
+        return not self._ledger or IDEMPOTENCY_KEY in message.headers
 
     def begin_ahead(self, holders: Sequence[Holder]) -> None:
         """Begin the keys of jobs that were delivered together, in one request.
@@ -106,7 +116,7 @@ class Idempotency:
         if self.away:
             return
         begun: dict[str, tuple[Holder, Ahead]] = {}
-        loop = asyncio.get_running_loop()
+        told = asyncio.get_running_loop().create_future()
         for holder in holders:
             message = holder.delivery.message
             if holder.delivery.crashes or not self.concerns(message):
@@ -116,16 +126,18 @@ class Idempotency:
             except InvalidJob:
                 continue  # it will be told when it is to run
             if claim.key not in begun:
-                holder.ahead = Ahead(claim, loop.create_future())
+                holder.ahead = Ahead(claim, told)
                 begun[claim.key] = (holder, holder.ahead)
         if begun:
-            self._later(self._begin_these(list(begun.values())))
+            self._later(self._begin_these(list(begun.values()), told))
 
-    async def _begin_these(self, pairs: Sequence[tuple[Holder, Ahead]]) -> None:
+    async def _begin_these(
+        self, pairs: Sequence[tuple[Holder, Ahead]], told: asyncio.Future[None]
+    ) -> None:
         asked = time.monotonic()
         replies: Sequence[Reply | None] = [None] * len(pairs)
         try:
-            replies = await self._begin.ask_all([ahead.claim for _, ahead in pairs])
+            replies = await self._begin_several.ask([ahead.claim for _, ahead in pairs])
         except BackendError as error:
             self._lost_sight(error, pairs[0][0].delivery.message)
         except Exception:
@@ -134,7 +146,8 @@ class Idempotency:
             if acquired(reply) and not holder.finished:
                 holder.hold_until = asked + self._trusted  # first: from then on it is renewed
                 holder.hold = ahead.claim.held(reply.fence)
-            ahead.reply.set_result(reply)
+            ahead.reply = reply
+        told.set_result(None)
 
     async def let_go(self, holder: Holder) -> None:
         """Give back a key that was begun ahead, for a job that does not run here after all."""
@@ -142,9 +155,9 @@ class Idempotency:
         if ahead is None:
             return
         holder.hold_ending = True
-        reply = await ahead.reply
-        if acquired(reply):
-            await self._tell(self._release, ahead.claim.held(reply.fence))
+        await asyncio.shield(ahead.told)
+        if acquired(ahead.reply):
+            await self._tell(self._release, ahead.claim.held(ahead.reply.fence))
 
     async def around(
         self, holder: Holder, job_type: JobType[..., Any], attempt: Attempt
@@ -174,10 +187,10 @@ class Idempotency:
         ahead = holder.ahead
         if ahead is None:
             return None
-        if not ahead.reply.done():
-            await asyncio.shield(ahead.reply)
+        if not ahead.told.done():
+            await asyncio.shield(ahead.told)
         holder.ahead = None
-        reply = ahead.reply.result()
+        reply = ahead.reply
         if reply is None or reply.answer is Answer.BUSY:
             return None  # whoever was at it may have finished since
         if acquired(reply) and holder.hold_until < time.monotonic():
@@ -229,6 +242,10 @@ class Idempotency:
 
     async def _begin_all(self, claims: Sequence[KeyClaim]) -> Sequence[Reply]:
         return await self.store.begin(claims, self._lease)
+
+    async def _begin_lists(self, lists: Sequence[Sequence[KeyClaim]]) -> Sequence[Sequence[Reply]]:
+        replies = iter(await self._begin_all([claim for claims in lists for claim in claims]))
+        return [list(islice(replies, len(claims))) for claims in lists]
 
     async def _begun(self, claim: KeyClaim) -> Reply:
         """The store's reply; who is cancelled meanwhile gives back what it would have got."""
@@ -329,6 +346,20 @@ class Idempotency:
         """Whether this is a success that the store must know of before the queue (D-7)."""
         return holder.hold is not None and succeeded(settlement)
 
+    async def record_together(
+        self, successes: Sequence[tuple[Holder, Completion]]
+    ) -> list[Completion | None]:
+        """Record successes in one request; None for each that the queue must not be told of.
+
+        Raises BackendError when the store cannot be told; then :meth:`record` them one by one.
+        """
+        ends = [end_of(holder.hold, done) for holder, done in successes if holder.hold is not None]
+        answers = await self.store.complete(ends)
+        return [
+            self._told(holder, done, answer)
+            for (holder, done), answer in zip(successes, answers, strict=True)
+        ]
+
     async def record(self, holder: Holder, done: Completion) -> Completion | None:
         """Record a success under its key; None when the queue must not be told of it.
 
@@ -337,7 +368,12 @@ class Idempotency:
         hold = holder.hold
         if hold is None:
             return done
-        answer = await self._insist(end_of(hold, done), holder)
+        return self._told(holder, done, await self._insist(end_of(hold, done), holder))
+
+    def _told(self, holder: Holder, done: Completion, answer: Answer | None) -> Completion | None:
+        """What the queue may hear of a success, after what the store said to it."""
+        if answer is Answer.OK:
+            return done
         message = holder.delivery.message
         if answer is None:
             log.error("job %s: its idempotency key could not be completed", message.job_id)
@@ -350,14 +386,12 @@ class Idempotency:
                 message.job_id,
             )
             return done
-        if answer is not Answer.OK:
-            self._count(KeyEvent.FENCED, message)
-            log.warning(
-                "job %s lost its idempotency key while it ran: its outcome is discarded",
-                message.job_id,
-            )
-            return None
-        return done
+        self._count(KeyEvent.FENCED, message)
+        log.warning(
+            "job %s lost its idempotency key while it ran: its outcome is discarded",
+            message.job_id,
+        )
+        return None
 
     async def _insist(self, end: KeyEnd, holder: Holder) -> Answer | None:
         """Repeat over outages while the key is surely ours; None when that did not suffice."""
@@ -395,6 +429,8 @@ class Idempotency:
 
     def _count(self, event: KeyEvent, message: Message) -> None:
         self.counts[event] += 1
+        if not self._observers:
+            return
         notice = KeyNotice(event=event, job_type=message.job_type, queue=message.queue)
         for observer in self._observers:
             try:

@@ -47,13 +47,15 @@ class KeyNotice:
     queue: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Ahead:
     """A key that is begun before its job's turn, together with those of one delivery."""
 
     claim: KeyClaim
-    reply: asyncio.Future[Reply | None]
-    """None where the store could not be asked."""
+    told: asyncio.Future[None]
+    """Done when the store has answered for all of them, or could not be asked."""
+    reply: Reply | None = None
+    """None also where the store could not be asked."""
 
 
 class Holder(Protocol):

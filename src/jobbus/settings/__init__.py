@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from jobbus.settings.backends import check_lease, create_queue, installed_backends
-from jobbus.settings.idempotency import check_ttl, create_idempotency_store
-from jobbus.settings.model import (
+from jobbus.settings.groups import (
     AwsSqsSettings,
     MonitorSettings,
-    Options,
     PostgresSettings,
-    Settings,
     SqliteSettings,
-    load_settings,
 )
+from jobbus.settings.idempotency import check_ttl, create_idempotency_store
+from jobbus.settings.model import Options, Settings, load_settings
 
 __all__ = [
     "AwsSqsSettings",

@@ -70,6 +70,12 @@ def _log_switch(value: Any) -> Any:
     return words.get(str(value).casefold(), value)
 
 
+def _keep_switch(value: Any) -> Any:
+    """S1's switches: whether to remove at once."""
+    words: Mapping[str, int | None] = {"true": 0, "false": None}
+    return words.get(str(value).casefold(), value)
+
+
 def _no_ledger(value: Any) -> Any:
     return None if isinstance(value, str) and squash(value) in ("", "none") else value
 
@@ -114,6 +120,7 @@ def _redis_url(value: str) -> str:
 
 Whole = Annotated[int, BeforeValidator(_not_a_switch)]
 Number = Annotated[float, BeforeValidator(_not_a_switch), Field(allow_inf_nan=False)]
+Retained = Annotated[Whole | None, Field(ge=0), BeforeValidator(_keep_switch)]
 Identifier = Annotated[
     str, matching(IDENTIFIER, "1 to 41 lower-case letters, digits and _, with no digit in front")
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
@@ -27,31 +27,37 @@ from jobbus.errors import ConfigurationError
 from jobbus.retry import PRESETS, RetryPolicy
 from jobbus.settings.addresses import read_backend, redis_address, shown
 from jobbus.settings.backends import find_provider, unknown_provider
+from jobbus.settings.groups import (
+    AwsSqsSettings,
+    MonitorSettings,
+    PostgresSettings,
+    SqliteSettings,
+)
 from jobbus.settings.kinds import (
     App,
     EventLog,
-    FilePath,
-    FleetMetrics,
     Identifier,
     KeyStore,
     LedgerAddress,
     Mode,
-    MonitorAddress,
     Number,
     OnUnavailable,
-    Pooler,
-    PostgresAddress,
     PriorityOrder,
     Profile,
-    QueueAddress,
     QueueNames,
-    QueuePrefix,
     RedisAddress,
-    Synchronous,
+    Retained,
     Whole,
     sentences,
 )
-from jobbus.settings.names import BROKERS, PROVIDERS, SQL_PROVIDERS, squash, whence
+from jobbus.settings.names import (
+    BROKERS,
+    FORGETFUL,
+    PROVIDERS,
+    SQL_PROVIDERS,
+    squash,
+    whence,
+)
 from jobbus.settings.sources import Surroundings, source_chain
 
 DEFAULT_JOB_TIMEOUT: Final = timedelta(seconds=300)
@@ -67,69 +73,6 @@ NOT_YET: Final[Mapping[str, str]] = {
     "memory_throttle_threshold": "workers do not watch the memory's use",
 }
 """Settings that this version knows and does nothing about, and why; told by ``notes``."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SqliteSettings:
-    """Where the jobs are when the provider is ``sqlite``."""
-
-    path: FilePath = "jobbus.db"
-    """Relative to the working directory of the process."""
-    synchronous: Synchronous = "FULL"
-    """FULL survives a power cut; NORMAL is faster and survives only the process."""
-    allow_network_filesystem: bool = False
-    busy_timeout_seconds: Annotated[Number, Field(ge=0, le=3600)] = 5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PostgresSettings:
-    """Where the jobs are when the provider is ``postgres``."""
-
-    url: PostgresAddress | None = field(default=None, repr=False)
-    """Always ``postgresql://``, whatever kind of address was given."""
-    schema: Identifier | None = None
-    """None is the first of the connection's search path."""
-    pool_max_size: Annotated[Whole, Field(ge=1, le=1000)] = 10
-    pooler: Pooler = "auto"
-    """``transaction`` when a pooler hands the connection on after every transaction."""
-    statement_timeout_seconds: Annotated[Number, Field(ge=0.1, le=3600)] = 10
-    notify: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MonitorSettings:
-    """What is counted, and where a worker shows it."""
-
-    enabled: bool = True
-    """Count, and trace where a tracer provider is configured."""
-    address: MonitorAddress | None = None
-    """``9464``, ``HOST:PORT`` or ``unix:/PATH``; a port alone is one of 127.0.0.1. None is none."""
-    fleet: FleetMetrics = "auto"
-    """Who measures the queues: one worker of all, this one ``always``, or ``never``."""
-    interval_seconds: Annotated[Number, Field(ge=0.1, le=3600)] = 5
-    """Between two measurements of the queues."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AwsSqsSettings:
-    """Where the jobs are when the provider is ``aws_sqs``. Credentials are never among settings."""
-
-    queue_url: QueueAddress | None = None
-    """The queue ``default``; the others are named after it."""
-    dead_letter_queue_url: QueueAddress | None = None
-    """None is the target of the queue's redrive policy."""
-    region: str | None = None
-    """None is the queue's, else what boto3 finds, else us-west-2."""
-    endpoint_url: QueueAddress | None = None
-    """None is AWS, or the server in ``queue_url`` where that is not AWS's."""
-    wait_time_seconds: Annotated[Whole, Field(ge=0, le=20)] = 20
-    max_number_of_messages: Annotated[Whole, Field(ge=1, le=10)] = 10
-    """Of one request; a FIFO queue is always asked for one."""
-    pollers: Annotated[Whole, Field(ge=1, le=32)] = 4
-    """Requests at once, where there is work for them."""
-    use_fifo_queue: bool = False
-    queue_prefix: QueuePrefix | None = None
-    """In front of the names of queues other than ``default``; None is that one's and a hyphen."""
 
 
 class Options(Mapping[str, Any]):
@@ -207,7 +150,14 @@ class Settings(BaseSettings):
     progress_update_interval_seconds: Annotated[Number, Field(ge=0.01, le=3600)] = 0.5
     cleanup_interval_seconds: Annotated[Number, Field(ge=1, le=DAY_SECONDS)] = 60
     job_history_retention_days: Annotated[Number, Field(ge=0.001, le=36_500)] = 7
+    job_history_retention_count: Retained = None
+    """Ended jobs that each queue keeps, dead letters aside; S1's removeOnComplete."""
+    job_history_retention_bytes: Retained = None
+    """Bytes that those may take together."""
     failed_job_retention_days: Annotated[Number, Field(ge=0.001, le=36_500)] = 30
+    failed_job_retention_count: Retained = None
+    """Dead letters that each queue keeps; S1's removeOnFail."""
+    failed_job_retention_bytes: Retained = None
     pause_on_battery: bool = False
     cpu_throttle_threshold: Annotated[Number, Field(ge=1, le=100)] = 85
     memory_throttle_threshold: Annotated[Number, Field(ge=1, le=100)] = 85
@@ -445,6 +395,13 @@ def _notes(settings: Settings) -> Iterator[str]:
             "runs, so that 60 is enough for any job; a long lease only makes the jobs of a dead "
             "worker wait"
         )
+    if settings.provider in FORGETFUL and settings.ledger is None:
+        for key in sources:
+            if "_retention_" in key and sources[key] != "default":
+                yield (
+                    f"{key} ({whence(sources[key])}) has no effect: {settings.provider} keeps no "
+                    "ended jobs; set ledger to a database that does"
+                )
     for key, reason in NOT_YET.items():
         if sources[key] != "default" and getattr(settings, key) is not False:
             yield f"{key} ({whence(sources[key])}) has no effect in this version: {reason}"

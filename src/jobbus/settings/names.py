@@ -10,6 +10,8 @@ from typing import Final
 
 SQL_PROVIDERS: Final = ("sqlite", "postgres")
 BROKERS: Final = ("redis", "aws_sqs", "rabbitmq", "azure_service_bus")
+FORGETFUL: Final = ("aws_sqs", "rabbitmq", "azure_service_bus")
+"""Brokers that remember jobs only with a ledger around them."""
 PROVIDERS: Final = ("memory", *SQL_PROVIDERS, *BROKERS)
 OTHER_PROVIDER_NAMES: Final[Mapping[str, str]] = {
     "postgresql": "postgres",
@@ -69,12 +71,14 @@ ALIASES: Final[Mapping[str, Alias]] = {
     "progressupdateinterval": Alias("progress_update_interval_seconds", divisor=1000),
     "cleanupinterval": Alias("cleanup_interval_seconds", divisor=1000),
     "enablenotifications": Alias("event_log"),
+    "removeoncomplete": Alias("job_history_retention_count"),
+    "removeonfail": Alias("failed_job_retention_count"),
     "postgres.dsn": Alias("postgres.url"),
     "postgres.connectionstring": Alias("postgres.url"),
     "postgres.tableprefix": Alias("table_prefix"),
     "sqlite.tableprefix": Alias("table_prefix"),
 }
-"""Names that differ from the setting's own in more than spelling; most are S0's, S3's and S4's."""
+"""Names that differ from the setting's own in more than spelling, most of the source systems."""
 
 ALWAYS: Final[Mapping[str, str]] = {
     "isenabled": "workers cannot be switched off by a setting; pause the queues instead",

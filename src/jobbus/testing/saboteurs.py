@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Final, Literal
 
-from jobbus.job import EventType, JobEvent, JobState, Problem
+from jobbus.job import TERMINAL, EventType, JobEvent, JobState, Problem
 from jobbus.message import (
     NO_DELAY,
     Abandonment,
@@ -256,6 +256,20 @@ class ForgetsProblems(Saboteur):
         return await super().dead_letter([replace(one, problem=unknown) for one in dead])
 
 
+class TrimsByNumberOnly(Saboteur):
+    """Lets ended jobs be as large as they like."""
+
+    async def trim(
+        self,
+        *,
+        keep_count: int | None = None,
+        keep_bytes: int | None = None,
+        states: frozenset[JobState] = TERMINAL,
+        limit: int = 1000,
+    ) -> int:
+        return await super().trim(keep_count=keep_count, states=states, limit=limit)
+
+
 class PauseIsForgotten(Saboteur):
     async def pause(self, queue: str, *, reason: str = "") -> None:
         await self.inner.resume(queue)
@@ -411,6 +425,12 @@ PLANS: Final[Sequence[Plan]] = (
         "store",
         "test_a_dead_letter_keeps_its_problem",
         {"timed_out": False, "state": JobState.FAILED},
+    ),
+    Plan(
+        TrimsByNumberOnly,
+        "store",
+        "test_trimming_keeps_no_more_than_so_many_bytes_of_messages",
+        {"where": "payload"},
     ),
     Plan(PauseIsForgotten, "store", "test_a_paused_queue_hands_out_nothing"),
     Plan(MovesWithoutThePast, "store", "test_the_history_goes_on_with_the_move"),

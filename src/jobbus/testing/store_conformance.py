@@ -19,6 +19,7 @@ from jobbus.testing.conformance.moving import MoveCases
 from jobbus.testing.conformance.operators import OperatorCases
 from jobbus.testing.conformance.redriving import RedriveCases
 from jobbus.testing.conformance.texts import TextCases
+from jobbus.testing.conformance.trimming import TrimmingCases
 
 
 class StoreConformance(
@@ -30,6 +31,7 @@ class StoreConformance(
     RedriveCases,
     SteeringCases,
     RemovalCases,
+    TrimmingCases,
     DependencyCases,
     HistoryCases,
     ProgressCases,

@@ -130,6 +130,18 @@ class QueueWrapper:
     ) -> int:
         return await self.inner.prune(finished_before=finished_before, states=states, limit=limit)
 
+    async def trim(
+        self,
+        *,
+        keep_count: int | None = None,
+        keep_bytes: int | None = None,
+        states: frozenset[JobState] = TERMINAL,
+        limit: int = 1000,
+    ) -> int:
+        return await self.inner.trim(
+            keep_count=keep_count, keep_bytes=keep_bytes, states=states, limit=limit
+        )
+
     async def queues(self) -> Sequence[QueueStatus]:
         return await self.inner.queues()
 

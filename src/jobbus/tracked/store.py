@@ -103,6 +103,18 @@ class LedgerVerbs:
     ) -> int:
         return await self.ledger.prune(finished_before=finished_before, states=states, limit=limit)
 
+    async def trim(
+        self,
+        *,
+        keep_count: int | None = None,
+        keep_bytes: int | None = None,
+        states: frozenset[JobState] = TERMINAL,
+        limit: int = 1000,
+    ) -> int:
+        return await self.ledger.trim(
+            keep_count=keep_count, keep_bytes=keep_bytes, states=states, limit=limit
+        )
+
     async def queues(self) -> Sequence[QueueStatus]:
         return await self.ledger.queues()
 

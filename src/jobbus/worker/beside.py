@@ -7,8 +7,9 @@ from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+from jobbus.job import DEAD, TERMINAL
 from jobbus.services.loop import every
-from jobbus.services.retention import keep_for, prune_once
+from jobbus.services.retention import Keep, prune_once
 
 from .keys import key_services
 
@@ -20,6 +21,24 @@ if TYPE_CHECKING:
     from .settle import Settler
 
 _ALWAYS_WATCHED: Final = timedelta(seconds=60)
+
+
+def kept(settings: Settings) -> tuple[Keep, Keep]:
+    """What the settings keep of jobs that ended well or by wish, and of dead letters."""
+    return (
+        Keep(
+            states=TERMINAL - DEAD,
+            age=timedelta(days=settings.job_history_retention_days),
+            count=settings.job_history_retention_count,
+            size=settings.job_history_retention_bytes,
+        ),
+        Keep(
+            states=DEAD,
+            age=timedelta(days=settings.failed_job_retention_days),
+            count=settings.failed_job_retention_count,
+            size=settings.failed_job_retention_bytes,
+        ),
+    )
 
 
 def services(
@@ -36,11 +55,7 @@ def services(
         loops += key_services(guard, settings, store_found)
     if store is None:
         return loops
-    keep = keep_for(
-        timedelta(days=settings.job_history_retention_days),
-        timedelta(days=settings.failed_job_retention_days),
-    )
-    prune = functools.partial(prune_once, store, keep)
+    prune = functools.partial(prune_once, store, kept(settings))
     loops.append(every(timedelta(seconds=settings.cleanup_interval_seconds), prune))
     if settings.event_log == "always":
         watch = functools.partial(store.watch, lasting=_ALWAYS_WATCHED)

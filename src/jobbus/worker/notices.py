@@ -38,8 +38,12 @@ class Notices:
         outcome, problem = outcome_of(settlement)
         # The application's logging is not ours: a filter or handler that fails costs no slot.
         try:
-            if self._tally is not None:
-                self._count(self._tally, held, outcome, duration)
+            tally, started = self._tally, held.started_at
+            if tally is not None and started is None:
+                tally.returned(held.delivery)
+            elif tally is not None and started is not None:
+                waited = held.delivery.wait.total_seconds() + started - held.received_at
+                tally.attempted(held.delivery, outcome, duration, waited)
             if problem is not None:
                 log_problem(held.delivery, outcome, problem)
             elif log.isEnabledFor(logging.DEBUG):
@@ -70,13 +74,6 @@ class Notices:
     async def told(self) -> None:
         """Until everybody has heard."""
         await asyncio.gather(*self._telling)
-
-    def _count(self, tally: Tally, held: Held, outcome: str, duration: float) -> None:
-        if held.started_at is None:
-            tally.returned(held.delivery)
-        else:
-            waited = held.delivery.wait.total_seconds() + held.started_at - held.received_at
-            tally.attempted(held.delivery, outcome, duration, waited)
 
     def _notify(self, held: Held, event: Notice, value: object) -> None:
         job_type = self._handlers(held.delivery.message.job_type)

@@ -28,6 +28,8 @@ log = logging.getLogger("jobbus.worker")
 
 Verb = Callable[[Sequence[Any]], Awaitable[Sequence[Delivery]]]
 MAX_BATCH: Final = 1000
+_KEYS_TOGETHER: Final = 500
+"""Keys in one request to their store."""
 _PAUSE_CAP: Final = 5.0
 
 
@@ -52,6 +54,8 @@ class Settler:
         self._on_settled = on_settled
         self._on_progress = on_progress
         self._guard = guard
+        self._unrecorded: list[tuple[Held, Completion]] = []
+        self._recorder: asyncio.Task[None] | None = None
         self._recording: set[asyncio.Task[None]] = set()
         self._verbs: Sequence[tuple[type[Settlement], Verb]] = (
             (Completion, queue.complete),
@@ -67,7 +71,8 @@ class Settler:
 
     @property
     def pending(self) -> int:
-        return len(self._buffer) + self._flushing + len(self._recording)
+        waiting = len(self._buffer) + len(self._unrecorded)
+        return waiting + self._flushing + len(self._recording)
 
     def submit(self, held: Held, settlement: Settlement) -> None:
         """Take an outcome. Returns at once; the delivery stays held until it has been told."""
@@ -82,7 +87,10 @@ class Settler:
             and guard.to_record(held, settlement)
         ):
             # Beside the slots, so that successes of one moment are recorded together.
-            self._beside(self._record_key(guard, held, settlement))
+            self._idle.clear()
+            self._unrecorded.append((held, settlement))
+            if self._recorder is None:
+                self._recorder = asyncio.create_task(self._record_keys(guard))
         else:
             self._buffer_up(held, settlement)
 
@@ -96,18 +104,38 @@ class Settler:
         await guard.let_go(held)
         self._buffer_up(held, settlement)
 
+    async def _record_keys(self, guard: Idempotency) -> None:
+        """Let the store of keys know of successes, and only then the queue (D-7)."""
+        try:
+            while batch := self._unrecorded[:_KEYS_TOGETHER]:
+                try:
+                    kept = await guard.record_together(batch)
+                except Exception:
+                    # Each by itself repeats it, for as long as its own key is surely ours.
+                    for held, done in batch:
+                        self._beside(self._record_key(guard, held, done))
+                else:
+                    for (held, _), settlement in zip(batch, kept, strict=True):
+                        self._hand_on(held, settlement)
+                del self._unrecorded[: len(batch)]
+        finally:
+            self._recorder = None
+            self._rest_if_idle()
+
     async def _record_key(self, guard: Idempotency, held: Held, done: Completion) -> None:
-        """Let the store of keys know of a success, and only then the queue (D-7)."""
         try:
             kept = await guard.record(held, done)
         except Exception:
             log.exception("the key of job %s could not be completed", held.delivery.job_id)
             kept = None
-        if kept is None:
+        self._hand_on(held, kept)
+
+    def _hand_on(self, held: Held, settlement: Settlement | None) -> None:
+        if settlement is None:
             self.drop(held)
             self._on_lost(held.delivery)
         else:
-            self._buffer_up(held, kept)
+            self._buffer_up(held, settlement)
 
     def _recorded(self, task: asyncio.Task[None]) -> None:
         self._recording.discard(task)
@@ -148,8 +176,9 @@ class Settler:
                     self._flushing = 0
                 self._rest_if_idle()
         finally:
-            for task in self._recording:
-                task.cancel()
+            for task in (*self._recording, self._recorder):
+                if task is not None:
+                    task.cancel()
 
     async def flushed(self) -> None:
         """Until nothing is left to tell."""

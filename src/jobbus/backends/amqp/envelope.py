@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from aiormq import spec
 from aiormq.abc import DeliveredMessage
@@ -17,20 +17,36 @@ from aiormq.abc import DeliveredMessage
 from jobbus.errors import InvalidJob
 from jobbus.ids import parse_id
 from jobbus.job import Problem
-from jobbus.message import DeadLetter, Delivery, Message
+from jobbus.message import (
+    NO_DELAY,
+    DeadLetter,
+    Delivery,
+    Message,
+    new_delivery,
+    new_message,
+)
 
 from .topology import DELIVERY_LIMIT
 
+T = TypeVar("T")
 HEADER: Final = "jobbus"
 PROBLEM: Final = "jobbus-problem"
 VERSION: Final = 1
 _LARGEST_HEADER: Final = 32 * 1024
 """Bytes. Written anew with other escapes, and with a problem, it must fit into a frame: 128 KiB."""
 _LONGEST_MESSAGE: Final = 2_000
+_LONGEST_REASON: Final = 64
 _LONGEST_TRACEBACK: Final = 3_000
 _COUNT: Final = 2**31
 _LAST_MOMENT: Final = 2.0**36
 """Seconds since 1970, a little before the end of the year 4147."""
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number")
+
+
+_JSON: Final = json.JSONDecoder(parse_constant=_refuse)
 
 
 class Undecodable(Exception):
@@ -177,18 +193,30 @@ def dead_letter_of(arrived: DeliveredMessage, queue: str, receipt: Any) -> DeadL
 def _end_of(headers: dict[str, Any]) -> tuple[Problem, bool, int]:
     """Why this is a dead letter, whether for its time, and deliveries that nobody settled."""
     try:
-        told = _Reader(json.loads(str(headers.get(PROBLEM)), parse_constant=_refuse))
+        told = _JSON.decode(str(headers.get(PROBLEM)))
+        if type(told) is not dict:
+            raise ValueError("it is no object")
+        trace = told.get("traceback")
         problem = Problem(
-            kind=told.text("kind"),
-            message=told.text("message"),
-            traceback=told.get("traceback", (str, type(None)), None),
+            kind=_given(told, "kind", str),
+            message=_given(told, "message", str),
+            traceback=None if trace is None else str(trace),
         )
-        return problem, told.flag("timed_out"), 0
+        return problem, told.get("timed_out") is True, 0
     except (ValueError, RecursionError):
-        reason = str(headers.get("x-first-death-reason", "unknown"))
+        reason = _last_death(headers)
     # The broker's own doing, of which it says no more.
     problem = Problem(kind=reason, message=f"RabbitMQ set it aside by itself: {reason}")
     return problem, False, DELIVERY_LIMIT if reason == "delivery_limit" else 0
+
+
+def _last_death(headers: dict[str, Any]) -> str:
+    """The broker's reason; not its first one, which is that a delay was over."""
+    match headers.get("x-death"):
+        case [{"reason": str() as reason}, *_]:
+            return reason[:_LONGEST_REASON]
+        case _:
+            return "unknown"
 
 
 def _read(headers: dict[str, Any], body: bytes, queue: str, unsettled: int) -> Envelope:
@@ -198,14 +226,9 @@ def _read(headers: dict[str, Any], body: bytes, queue: str, unsettled: int) -> E
     try:
         if len(text.encode()) > _LARGEST_HEADER:
             raise ValueError(f"it is larger than {_LARGEST_HEADER} bytes")
-        found = _Reader(json.loads(text, parse_constant=_refuse))
-        return _envelope(found, body, queue, unsettled)
+        return _envelope(_JSON.decode(text), body, queue, unsettled)
     except (ValueError, RecursionError, OverflowError) as error:
         raise Undecodable(f"its header {HEADER!r} cannot be read: {error}") from error
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number")
 
 
 def _unsettled(headers: dict[str, Any]) -> int:
@@ -214,93 +237,86 @@ def _unsettled(headers: dict[str, Any]) -> int:
     return max([count for count in told if isinstance(count, int)], default=0)
 
 
-def _envelope(found: _Reader, payload: bytes, queue: str, unsettled: int) -> Envelope:
-    version = found.count("version")
+def _envelope(found: Any, payload: bytes, queue: str, unsettled: int) -> Envelope:
+    if type(found) is not dict:
+        raise ValueError("it is no object")
+    version = _count(found, "version")
     if version != VERSION:
         raise ValueError(f"version {version} is none that this jobbus reads")
-    job_id = parse_id(found.text("job_id"))
+    job_id = parse_id(found.get("job_id", ""))
     if job_id is None:
         raise ValueError("job_id is no UUID")
-    timeout = found.get("timeout", (int, float), None)
-    attempts = found.count("attempts") + unsettled
-    message = Message(
-        job_id=job_id,
-        job_type=found.text("job_type"),
-        payload=payload,
-        queue=queue,
-        headers=found.texts("headers"),
-        max_attempts=found.count("max_attempts"),
-        max_crashes=found.count("max_crashes"),
-        timeout=None if timeout is None else timedelta(seconds=timeout),
-        parent_id=found.get("parent_id", str, None),
-        tags=tuple(str(tag) for tag in found.get("tags", list, ())),
-        metadata=found.get("metadata", dict, {}),
+    attempts = _count(found, "attempts") + unsettled
+    timeout = found.get("timeout")
+    message = new_message(
+        job_id,
+        _given(found, "job_type", str),
+        payload,
+        queue,
+        max_attempts=_count(found, "max_attempts"),
+        max_crashes=_count(found, "max_crashes"),
         prior_attempts=attempts,
+        headers=_texts(_given(found, "headers", dict)) if "headers" in found else None,
+        timeout=None if timeout is None else timedelta(seconds=_number(found, "timeout")),
+        parent_id=_given(found, "parent_id", str) if "parent_id" in found else None,
+        tags=tuple(map(str, _given(found, "tags", list))) if "tags" in found else (),
+        metadata=_given(found, "metadata", dict) if "metadata" in found else None,
     )
     return Envelope(
         message=message,
         attempts=attempts,
-        failures=found.count("failures"),
-        crashes=found.count("crashes") + unsettled,
-        enqueued_at=found.moment("enqueued_at"),
-        available_at=found.moment("available_at"),
+        failures=_count(found, "failures"),
+        crashes=_count(found, "crashes") + unsettled,
+        enqueued_at=_moment(found, "enqueued_at"),
+        available_at=_moment(found, "available_at"),
     )
 
 
-_REQUIRED: Final = object()
+def _given(found: dict[str, Any], name: str, kind: type[T]) -> T:
+    value = found.get(name)
+    if type(value) is not kind:
+        raise ValueError(f"{name} is missing, or of the wrong kind")
+    return value
 
 
-class _Reader:
-    """Takes values of the right kind out of a document that anybody may have written."""
+def _count(found: dict[str, Any], name: str) -> int:
+    value = found.get(name)
+    if type(value) is not int or not 0 <= value < _COUNT:
+        raise ValueError(f"{name} is no number from 0 to {_COUNT}")
+    return value
 
-    def __init__(self, document: Any) -> None:
-        if not isinstance(document, dict):
-            raise ValueError("it is no object")
-        self._document = document
 
-    def get(self, name: str, kind: Any, default: Any = _REQUIRED) -> Any:
-        value = self._document.get(name, default)
-        if value is not default and (not isinstance(value, kind) or isinstance(value, bool)):
-            raise ValueError(f"{name} is of the wrong kind")
-        if value is _REQUIRED:
-            raise ValueError(f"{name} is missing")
-        return value
+def _number(found: dict[str, Any], name: str) -> float:
+    value = found.get(name)
+    if type(value) is not float and type(value) is not int:
+        raise ValueError(f"{name} is no number")
+    return float(value)
 
-    def text(self, name: str) -> str:
-        return str(self.get(name, str))
 
-    def count(self, name: str) -> int:
-        value = int(self.get(name, int))
-        if not 0 <= value < _COUNT:
-            raise ValueError(f"{name} is out of range")
-        return value
+def _moment(found: dict[str, Any], name: str) -> float:
+    value = _number(found, name)
+    if not 0 <= value < _LAST_MOMENT:
+        raise ValueError(f"{name} is no time")
+    return value
 
-    def flag(self, name: str) -> bool:
-        return self._document.get(name) is True
 
-    def moment(self, name: str) -> float:
-        value = float(self.get(name, (int, float)))
-        if not 0 <= value < _LAST_MOMENT:
-            raise ValueError(f"{name} is no time")
-        return value
-
-    def texts(self, name: str) -> dict[str, str]:
-        pairs = self.get(name, dict, {})
-        if not all(isinstance(value, str) for value in pairs.values()):
-            raise ValueError(f"{name} is of the wrong kind")
-        return dict(pairs)
+def _texts(found: dict[str, Any]) -> dict[str, str]:
+    if not all(type(value) is str for value in found.values()):
+        raise ValueError("its headers are not all text")
+    return found
 
 
 def delivery_of(envelope: Envelope, receipt: Any, now: float) -> Delivery:
     """The message in a worker's hands."""
-    return Delivery(
-        message=envelope.message,
-        receipt=receipt,
-        attempt=envelope.attempts + 1,
-        failures=envelope.failures,
-        crashes=envelope.crashes,
-        enqueued_at=datetime.fromtimestamp(envelope.enqueued_at, UTC),
-        wait=timedelta(seconds=max(now - envelope.available_at, 0.0)),
+    waited = now - envelope.available_at
+    return new_delivery(
+        envelope.message,
+        receipt,
+        envelope.attempts + 1,
+        envelope.failures,
+        envelope.crashes,
+        datetime.fromtimestamp(envelope.enqueued_at, UTC),
+        timedelta(seconds=waited) if waited > 0 else NO_DELAY,
     )
 
 

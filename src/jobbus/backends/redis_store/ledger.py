@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
@@ -70,7 +71,7 @@ class RedisLedger:
 
     async def counts(self, queue: str | None = None) -> Mapping[tuple[str, JobState], int]:
         found = await self._hash("counts")
-        split = [(*name.partition(":")[::2], int(number)) for name, number in found.items()]
+        split = [(*split_name(name), int(number)) for name, number in found.items()]
         return {
             (name, JobState(state)): number
             for state, name, number in split
@@ -160,13 +161,52 @@ class RedisLedger:
         states: frozenset[JobState] = TERMINAL,
         limit: int = 1000,
     ) -> int:
-        before, wanted, gone = microseconds(finished_before), sorted(states & TERMINAL), 0
+        before, gone, more = microseconds(finished_before), 0, 1
         await self._resolve()
-        more = 1
+        # Also where none are left: the list may be full of entries that are stale.
+        places = [split_name(name) for name in await self._hash("counts")]
+        lists = [
+            part for state, queue in places if state in states & TERMINAL for part in (state, queue)
+        ]
         while more and gone < limit:
-            some, more = await self._link.run("prune", before, min(STEP, limit - gone), *wanted)
+            some, more = await self._link.run("prune", before, min(STEP, limit - gone), *lists)
             gone += some
         return gone
+
+    async def trim(
+        self,
+        *,
+        keep_count: int | None = None,
+        keep_bytes: int | None = None,
+        states: frozenset[JobState] = TERMINAL,
+        limit: int = 1000,
+    ) -> int:
+        await self._resolve()
+        wanted, gone = sorted(states & TERMINAL), 0
+        kept = ["" if one is None else one for one in (keep_count, keep_bytes)]
+        for queue in await self._beyond(keep_count, keep_bytes, wanted):
+            more = 1
+            while more and gone < limit:
+                step = min(STEP, limit - gone)
+                some, more = await self._link.run("trim", queue, *kept, step, *wanted)
+                gone += some
+        return gone
+
+    async def _beyond(
+        self, keep_count: int | None, keep_bytes: int | None, states: Sequence[JobState]
+    ) -> list[str]:
+        """The queues that hold more than they keep."""
+        found = set()
+        for name, kept in (("counts", keep_count), ("bytes", keep_bytes)):
+            if kept is None:
+                continue
+            held: Counter[str] = Counter()
+            for place, number in (await self._hash(name)).items():
+                state, queue = split_name(place)
+                if state in states:
+                    held[queue] += int(number)
+            found |= {queue for queue, number in held.items() if number > kept}
+        return sorted(found)
 
     async def purge(self, queue: str) -> int:
         queue_name(queue)
@@ -249,6 +289,12 @@ class RedisLedger:
         found = [(int(number.partition(b"-")[0]), fields[b"e"]) for number, fields in entries]
         reached = found[-1][0] + 1 if found else after
         return [_event(json.loads(text)) for _, text in found], reached
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """The state and the queue of a number that is kept of both."""
+    state, _, queue = name.partition(":")
+    return state, queue
 
 
 def queue_name(queue: str) -> str:

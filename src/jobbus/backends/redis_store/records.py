@@ -10,17 +10,32 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from jobbus.backends.sql.program import Dialect
-from jobbus.backends.sql.rows import Receipt, problem_from, unique_lock
+from jobbus.backends.sql.rows import problem_from, unique_lock
 from jobbus.job import Job, JobState, Problem, Progress
-from jobbus.message import DeadLetter, Delivery, Message
+from jobbus.message import (
+    NO_DELAY,
+    DeadLetter,
+    Delivery,
+    Message,
+    new_delivery,
+    new_message,
+)
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND: Final = timedelta(microseconds=1)
 _DEFAULT_ATTEMPTS: Final = 3
 DEFAULT_CRASHES: Final = 3
+
+
+class Receipt(NamedTuple):
+    """What a queue in Redis remembers of a delivery besides its attempt."""
+
+    claim: int
+    document_bytes: int
+    """Told again with the completion, so that the server need not look for what jobs take."""
 
 
 def moment(microseconds: str | bytes | int | None) -> datetime | None:
@@ -53,19 +68,23 @@ DIALECT: Final = Dialect(
 """How histories that the stores share read times."""
 
 
-def enqueue_arguments(message: Message) -> list[str | bytes | int]:
-    """What the script ``enqueue`` takes of one message."""
-    return [
-        message.job_id,
-        document(message),
-        message.queue,
-        message.job_type,
-        int(message.priority),
-        message.prior_attempts,
-        lasting(message.delay),
-        0 if message.run_at is None else microseconds(message.run_at),
-        json.dumps(asked) if (asked := options_of(message)) else "",
-    ]
+def enqueue_argument(message: Message) -> bytes:
+    """What the script ``enqueue`` takes of one message. No word has a NUL in it."""
+    due = 0 if message.run_at is None else microseconds(message.run_at)
+    asked = options_of(message)
+    words = (
+        f"{message.job_id}\0{message.queue}\0{message.job_type}\0{int(message.priority)}\0"
+        f"{message.prior_attempts}\0{lasting(message.delay)}\0{due}\0"
+        f"{json.dumps(asked) if asked else ''}\0"
+    )
+    return words.encode() + document(message)
+
+
+def completion_argument(delivery: Delivery, result: bytes | None) -> bytes:
+    """What the script ``complete`` takes of one completion."""
+    receipt: Receipt = delivery.receipt
+    words = f"{delivery.job_id} {delivery.attempt} {receipt.claim} {receipt.document_bytes} "
+    return words.encode() + (b"-" if result is None else b"+" + result)
 
 
 def document(message: Message) -> bytes:
@@ -118,14 +137,16 @@ def deliveries_from(
     started = known_moment(answer[0])
     deliveries, unreadable = [], []
     for line, text in zip(answer[1].decode().split("\n"), answer[2:], strict=True):
-        numbers = line.split(" ")
+        numbers, receipt = line.split(" "), Receipt(claim, len(text or b""))
         try:
             told, payload = _read(text)
-            deliveries.append(_delivery(numbers, told, payload, queue, claim, started, received_at))
+            deliveries.append(
+                _delivery(numbers, told, payload, queue, receipt, started, received_at)
+            )
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             problem = Problem(kind="unreadable", message=f"its record cannot be read: {error}")
             bare = _delivery(
-                numbers, {"type": "unreadable"}, text or b"", queue, claim, started, received_at
+                numbers, {"type": "unreadable"}, text or b"", queue, receipt, started, received_at
             )
             unreadable.append(DeadLetter(delivery=bare, problem=problem))
     return deliveries, unreadable
@@ -146,38 +167,39 @@ def _delivery(
     told: Mapping[str, Any],
     payload: bytes,
     queue: str,
-    claim: int,
+    receipt: Receipt,
     started: datetime,
     received_at: float,
 ) -> Delivery:
     job_id, attempt, failures, crashes, priority, run_at, created_at = numbers
-    message = Message(
-        job_id=job_id,
-        job_type=told["type"],
-        payload=payload,
-        queue=queue,
-        headers=told.get("headers", {}),
-        priority=int(priority),
+    message = new_message(
+        job_id,
+        told["type"],
+        payload,
+        queue,
+        int(priority),
+        told.get("max_attempts", _DEFAULT_ATTEMPTS),
+        told.get("max_crashes", DEFAULT_CRASHES),
+        int(attempt) - 1,
+        headers=told.get("headers"),
         group=told.get("group"),
         expires_at=moment(told.get("expires_at")),
-        max_attempts=told.get("max_attempts", _DEFAULT_ATTEMPTS),
-        max_crashes=told.get("max_crashes", DEFAULT_CRASHES),
         timeout=_timeout(told),
         unique_key=told.get("unique_key"),
         parent_id=told.get("parent_id"),
         tags=tuple(told.get("tags", ())),
-        metadata=told.get("metadata", {}),
-        prior_attempts=int(attempt) - 1,
+        metadata=told.get("metadata"),
     )
-    return Delivery(
-        message=message,
-        receipt=Receipt(claim, has_dependents=False),
-        attempt=int(attempt),
-        failures=int(failures),
-        crashes=int(crashes),
-        enqueued_at=moment(created_at),
-        wait=max(started - known_moment(run_at), timedelta(0)),
-        received_at=received_at,
+    due = known_moment(run_at)
+    return new_delivery(
+        message,
+        receipt,
+        int(attempt),
+        int(failures),
+        int(crashes),
+        moment(created_at),
+        started - due if started > due else NO_DELAY,
+        received_at,
     )
 
 

@@ -26,6 +26,7 @@ _PARTS: Final[Mapping[str, tuple[str, ...]]] = {
     "expedite": (*_MOVES, "expedite"),
     "discard": (*_MOVES_ALWAYS, "erasing", "discard"),
     "prune": (*_MOVES_ALWAYS, "erasing", "prune"),
+    "trim": (*_MOVES_ALWAYS, "erasing", "trim"),
     "purge": (*_MOVES_ALWAYS, "erasing", "purge"),
     "progress": ("base", "progress"),
     "find": ("base", "fitting", "find"),

@@ -282,10 +282,11 @@ class SqlQueue(SqlOutbox, ABC):
 
     async def _complete_plain(self, done: Sequence[Completion]) -> list[Delivery]:
         linked = any(c.delivery.receipt.has_dependents for c in done)
-        closed = self._claims.closing([c.delivery for c in done])
+        ids = claims.by_claim(c.delivery for c in done)
+        closed = self._claims.closing(ids)
         make = self._completing_parts(done, closed=closed, linked=linked)
         missed, parents = await self._run(make, atomic=linked)
-        self._claims.settled([c.delivery for c in done])
+        self._claims.settled(ids)
         if parents:
             await self._run(lambda: dependencies.resolve(parents, self._scope), atomic=True)
         if linked or parents:
@@ -312,12 +313,13 @@ class SqlQueue(SqlOutbox, ABC):
 
     async def _settle(self, settlements: Sequence[settling.Settlement]) -> list[Delivery]:
         deliveries = [s.delivery for s in settlements]
-        closed = self._claims.closing(deliveries)
+        ids = claims.by_claim(deliveries)
+        closed = self._claims.closing(ids)
         lost = await self._run(
             lambda: settling.settle(settlements, closed=closed, scope=self._scope),
             atomic=True,
         )
-        self._claims.settled(deliveries)
+        self._claims.settled(ids)
         if any(d.receipt.has_dependents for d in deliveries):
             self._announce_ready(["*"])
         return lost

@@ -18,7 +18,8 @@ from jobbus.errors import BackendError, ConfigurationError, JobbusError
 
 from .document import batch_document
 from .program import Call, Program, Rows, Statement, drive, drive_async
-from .sqlite_engine import run_statement, to_milliseconds, translate
+from .sqlite_dialect import to_milliseconds
+from .sqlite_engine import run_statement, translate
 from .statements import to_pyformat
 
 T = TypeVar("T")

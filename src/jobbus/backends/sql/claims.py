@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from datetime import timedelta
 
 from jobbus.message import Delivery, LeaseState
@@ -19,16 +19,15 @@ class ClaimBook:
         self._open: dict[int, set[str]] = {}
 
     def opened(self, deliveries: Sequence[Delivery]) -> None:
-        for claim, ids in _by_claim(deliveries).items():
+        for claim, ids in by_claim(deliveries).items():
             self._open.setdefault(claim, set()).update(ids)
 
-    def closing(self, deliveries: Sequence[Delivery]) -> list[int]:
-        """The claims under which nothing is left once these are settled."""
-        settled = _by_claim(deliveries).items()
-        return [c for c, ids in settled if c in self._open and self._open[c] <= ids]
+    def closing(self, settling: Mapping[int, Set[str]]) -> list[int]:
+        """The claims under which nothing is left once these jobs are settled."""
+        return [c for c, ids in settling.items() if c in self._open and self._open[c] <= ids]
 
-    def settled(self, deliveries: Sequence[Delivery]) -> None:
-        for claim, ids in _by_claim(deliveries).items():
+    def settled(self, settled: Mapping[int, Set[str]]) -> None:
+        for claim, ids in settled.items():
             left = self._open.get(claim)
             if left is not None:
                 left -= ids
@@ -36,11 +35,12 @@ class ClaimBook:
                     del self._open[claim]
 
 
-def _by_claim(deliveries: Sequence[Delivery]) -> dict[int, set[str]]:
-    by_claim: dict[int, set[str]] = defaultdict(set)
+def by_claim(deliveries: Iterable[Delivery]) -> dict[int, set[str]]:
+    """The ids of these jobs, by the claim that brought them."""
+    ids: dict[int, set[str]] = defaultdict(set)
     for delivery in deliveries:
-        by_claim[delivery.receipt.claim].add(delivery.message.job_id)
-    return by_claim
+        ids[delivery.receipt.claim].add(delivery.message.job_id)
+    return ids
 
 
 def extend(held: Sequence[Delivery], lease: timedelta) -> Program[list[LeaseState]]:

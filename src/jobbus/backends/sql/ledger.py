@@ -29,6 +29,8 @@ from .identity import RELAY, provably_dead
 from .program import Call, Dialect, Many, Program, Scope
 from .rows import mended, progress_text
 from .statements import Naming
+from .tally import Limits
+from .trimming import Trimming
 
 T = TypeVar("T")
 _NOTICE_INTERVAL = 1.0
@@ -41,6 +43,7 @@ class SqlLedger(ABC):
         self._watched = False
         self._relayed = False
         self._next_notice = 0.0
+        self._trimming = Trimming(self._run, lambda moment: self.dialect.write_moment(moment))
 
     @property
     @abstractmethod
@@ -194,6 +197,17 @@ class SqlLedger(ABC):
     ) -> int:
         before = self.dialect.write_moment(finished_before)
         return await self._run(lambda: steering.prune(before, states & TERMINAL, limit))
+
+    async def trim(
+        self,
+        *,
+        keep_count: int | None = None,
+        keep_bytes: int | None = None,
+        states: frozenset[JobState] = TERMINAL,
+        limit: int = 1000,
+    ) -> int:
+        limits = Limits(states & TERMINAL, keep_count, keep_bytes)
+        return await self._trimming.trim(limits, limit)
 
     async def purge(self, queue: str) -> int:
         removed = 0

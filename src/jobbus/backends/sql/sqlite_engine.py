@@ -14,18 +14,18 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from jobbus.errors import BackendError, BackendFull, BackendUnavailable, ConfigurationError
 
 from . import migrate
-from .program import Call, Dialect, Many, Program, Rows, Statement, drive
+from .program import Call, Many, Program, Rows, Statement, drive
+from .sqlite_dialect import Clock, to_milliseconds, utc_now
 from .statements import Naming, load
 
 T = TypeVar("T")
-Clock = Callable[[], datetime]
 _Loop = Callable[[Future[None]], None]
 _MEMORY: Final = ":memory:"
 _BUSY_RETRIES: Final = 10
@@ -36,21 +36,6 @@ _GLANCE: Final = 0.002
 _QUIET: Final = 60.0
 """Seconds without anybody's commit after which the looks become rare, to let the machine sleep."""
 _QUIET_GLANCE: Final = 0.02
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
-def to_milliseconds(moment: datetime | None) -> int | None:
-    return None if moment is None else round(moment.timestamp() * 1000)
-
-
-def from_milliseconds(value: int | None) -> datetime | None:
-    return None if value is None else datetime.fromtimestamp(value / 1000, UTC)
-
-
-SQLITE: Final = Dialect("sqlite", from_milliseconds, to_milliseconds, one_statement_each=False)
 
 
 class _Look:

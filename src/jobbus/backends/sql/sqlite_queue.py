@@ -15,7 +15,8 @@ from .base import CAPABILITIES, SqlQueue
 from .callers import CallerSql
 from .migrate import SchemaStatus
 from .program import Call, Dialect, Program, Statement
-from .sqlite_engine import SQLITE, SqliteEngine, utc_now
+from .sqlite_dialect import SQLITE, utc_now
+from .sqlite_engine import SqliteEngine
 from .statements import Naming, load
 
 T = TypeVar("T")

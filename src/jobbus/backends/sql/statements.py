@@ -15,6 +15,7 @@ DEFAULT_PREFIX: Final = "background_job"
 _IDENTIFIER: Final = re.compile(r"^[a-z_][a-z0-9_]{0,40}$")
 _HEADING: Final = re.compile(r"^-- (\w+): .*$", re.MULTILINE)
 _TABLE: Final = re.compile(rf"\b{DEFAULT_PREFIX}(\w*)")
+_FRAGMENT: Final = re.compile(r"%([a-z]+_[a-z]+)%")
 _RECOVER: Final = "recover_stuck_background_jobs"
 _PARAMETER: Final = re.compile(r"(?<![:\w]):([a-z_][a-z0-9_]*)")
 
@@ -56,9 +57,9 @@ def load(dialect: str, naming: Naming) -> Mapping[str, str]:
     for entry in sorted(files(__package__).joinpath(dialect).iterdir(), key=lambda e: e.name):
         if entry.name.endswith(".sql"):
             found |= _split(entry.read_text(encoding="utf-8"))
-    columns = found["job_columns"]
     return {
-        name: naming.apply(sql.replace("%job_columns%", columns)) for name, sql in found.items()
+        name: naming.apply(_FRAGMENT.sub(lambda used: found[used[1]], sql))
+        for name, sql in found.items()
     }
 
 

@@ -1,24 +1,16 @@
 -- finish: record what came of the work, for who holds the key. Words: owner, fence, fingerprint,
--- state (c or f), time to live in milliseconds, job id. Results: '-' for none, else '+' before it.
-return each(6, function(key, data, owner, fence, fingerprint, new, ttl, job)
-  local state, holder, held, print = unpack(call('HMGET', key, 's', 'o', 'f', 'p'))
-
-  local function write()
-    call('HSET', key, 's', new, 'o', owner, 'f', fence, 'p', fingerprint, 'j', job)
-    if data ~= '-' then call('HSET', key, 'd', string.sub(data, 2)) end
-    call('PEXPIRE', key, ttl)
-  end
-
+-- state (c or f), time to live in milliseconds, job id. Result: '-' for none, else '+' before it.
+return each(6, function(key, owner, fence, fingerprint, new, ttl, job, data)
+  local state, holder, held, crashes, print, until_ = read(key)
   if not state then
     if new == 'c' then
       -- The record was lost, the work is done: whoever asks again must learn of it.
-      write()
-      call('HSET', key, 'c', 0, 'l', 0)
+      write(key, ttl, new, owner, fence, 0, fingerprint, 0, job, data)
     end
     return 'gone'
   end
   if print ~= fingerprint then return 'mismatch' end
   if holder ~= owner or held ~= fence or (state ~= 'i' and state ~= new) then return 'fenced' end
-  if state == 'i' then write() end
+  if state == 'i' then write(key, ttl, new, owner, fence, crashes, print, until_, job, data) end
   return 'ok'
 end)

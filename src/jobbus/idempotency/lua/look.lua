@@ -1,2 +1,5 @@
 -- look: what is remembered of a key.
-return each(0, function(key) return call('HMGET', key, 's', 'f', 'c', 'p', 'j', 'd') end)
+return each(0, function(key)
+  local state, _, fence, crashes, print, _, job, data = read(key)
+  return { state or false, fence, crashes, print, job, data }
+end)

@@ -1,9 +1,9 @@
 -- renew: keep a key for so long from now; never shorter than before. Words: owner, fence, lease in
 -- microseconds, time to live in milliseconds.
-return each(4, function(key, _, owner, fence, lease, ttl)
-  local state, holder, held, until_ = unpack(call('HMGET', key, 's', 'o', 'f', 'l'))
+return each(4, function(key, owner, fence, lease, ttl)
+  local state, holder, held, crashes, print, until_, job, data = read(key)
   if state ~= 'i' or holder ~= owner or held ~= fence then return 'lost' end
-  call('HSET', key, 'l', string.format('%.0f', math.max(tonumber(until_), now + lease)))
-  call('PEXPIRE', key, ttl)
+  local longer = moment(math.max(tonumber(until_), now + lease))
+  write(key, ttl, state, owner, fence, crashes, print, longer, job, data)
   return 'ok'
 end)

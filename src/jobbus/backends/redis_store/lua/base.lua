@@ -19,9 +19,18 @@ local function count(state, queue, by)
   local name = state .. ':' .. queue
   tally[name] = (tally[name] or 0) + by
 end
+-- And how many bytes ended jobs take: their documents, results and problems.
+local weights = {}
+local function weigh(state, queue, by)
+  local name = state .. ':' .. queue
+  weights[name] = (weights[name] or 0) + by
+end
 local function write_tally()
   for name, by in pairs(tally) do
     if by ~= 0 then call('HINCRBY', P .. 'counts', name, by) end
+  end
+  for name, by in pairs(weights) do
+    if by ~= 0 then call('HINCRBY', P .. 'bytes', name, int(by)) end
   end
 end
 

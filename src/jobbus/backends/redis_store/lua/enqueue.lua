@@ -1,20 +1,27 @@
 -- enqueue: add the jobs that are new, all or none; answers the ids under which they are known.
--- ARGV: epoch, number of messages, and of each: id, document, queue, job type, priority, attempt,
--- delay, moment, and a JSON object of what few jobs ask for.
-local WIDTH = 9
-local number = tonumber(ARGV[2])
-local documents = {}
-for i = 1, number do documents[i] = P .. 'd:' .. ARGV[3 + (i - 1) * WIDTH] end
-local some_known = call('EXISTS', unpack(documents)) > 0
+-- ARGV: epoch, and of each message words with a NUL behind each, which costs less to send than
+-- arguments of their own: id, queue, job type, priority, attempt, delay, moment, and a JSON object
+-- of what few jobs ask for; behind them its document.
+local MESSAGE = string.rep('([^%z]*)%z', 8) .. '(.*)'
+local messages, keys = {}, {}
+for i = 2, #ARGV do
+  local id, queue, job_type, priority, attempt, delay, moment, asked, document =
+    string.match(ARGV[i], MESSAGE)
+  local key = P .. 'd:' .. id
+  keys[#keys + 1] = key
+  messages[#messages + 1] = {
+    id = id, queue = queue, job_type = job_type, priority = priority, attempt = attempt,
+    delay = tonumber(delay), moment = tonumber(moment), key = key, document = document,
+    options = asked ~= '' and cjson.decode(asked) or nil,
+  }
+end
+local some_known = call('EXISTS', unpack(keys)) > 0
 
 -- First look, then write: a script is not undone.
 local answers, fresh, added, locks, unknown = {}, {}, {}, {}, {}
-for i = 1, number do
-  local at = 3 + (i - 1) * WIDTH
-  local id, asked = ARGV[at], ARGV[at + 8]
-  local options = asked ~= '' and cjson.decode(asked) or nil
-  local holder = nil
-  if added[id] or (some_known and call('EXISTS', documents[i]) == 1) then
+for i, message in ipairs(messages) do
+  local id, options, holder = message.id, message.options, nil
+  if added[id] or (some_known and call('EXISTS', message.key) == 1) then
     holder = id
   elseif options and options.lock then
     holder = locks[options.lock] or call('HGET', P .. 'unique', options.lock) or nil
@@ -22,7 +29,7 @@ for i = 1, number do
   answers[i] = holder or id
   if not holder then
     added[id] = true
-    fresh[#fresh + 1] = { at = at, id = id, document = documents[i], options = options }
+    fresh[#fresh + 1] = message
     if options and options.lock then locks[options.lock] = id end
   end
 end
@@ -39,9 +46,8 @@ if #fresh == 0 then return answers end
 
 local names, ready, timed, rung, linked = {}, {}, {}, {}, {}
 for _, job in ipairs(fresh) do
-  local at, id, options = job.at, job.id, job.options
-  local queue, job_type, priority = ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
-  local attempt, delay, moment = ARGV[at + 5], tonumber(ARGV[at + 6]), tonumber(ARGV[at + 7])
+  local id, options, queue = job.id, job.options, job.queue
+  local job_type, priority, delay, moment = job.job_type, job.priority, job.delay, job.moment
   local run_at = int(math.max(now + delay, moment))
   local state = 'queued'
   if options and (options.after or options.group) then
@@ -50,7 +56,7 @@ for _, job in ipairs(fresh) do
   elseif delay > 0 or moment > now then
     state = 'scheduled'
   end
-  call('SET', job.document, ARGV[at + 1])
+  call('SET', job.key, job.document)
   if state == 'queued' and not options then
     call('HSET', P .. 'j:' .. id, 's', state, 'q', queue, 'p', priority, 'T', job_type, 't', NOW,
       'r', run_at)
@@ -72,7 +78,7 @@ for _, job in ipairs(fresh) do
     end
     call('HSET', P .. 'j:' .. id, unpack(set))
   end
-  if attempt ~= '0' then call('HSET', P .. 'j:' .. id, 'a', attempt) end
+  if job.attempt ~= '0' then call('HSET', P .. 'j:' .. id, 'a', job.attempt) end
   names[#names + 1] = 0
   names[#names + 1] = id
   if state == 'queued' then

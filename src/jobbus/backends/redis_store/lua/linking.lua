@@ -28,7 +28,7 @@ end
 -- Bind jobs that were added just now, and release those with nothing to wait for.
 local function link(jobs)
   local children = {}
-  for _, job in ipairs(jobs) do bind(children, job.id, ARGV[job.at + 2], job.options) end
+  for _, job in ipairs(jobs) do bind(children, job.id, job.queue, job.options) end
   settle_blocked(children)
   resolve(200)
   finish()

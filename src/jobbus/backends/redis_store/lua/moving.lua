@@ -16,6 +16,11 @@ end
 
 local rung = {}
 
+local function size_of(id)
+  local key = P .. 'j:' .. id
+  return call('STRLEN', P .. 'd:' .. id) + call('HSTRLEN', key, 'R') + call('HSTRLEN', key, 'E')
+end
+
 local function leave(job)
   if job.state == 'queued' then
     call('ZREM', ready_key(job.priority, job.queue), job.id)
@@ -24,6 +29,7 @@ local function leave(job)
   elseif job.ended then
     call('ZREM', P .. 'unlucky', job.id)
     call('ZADD', P .. 'open', 0, job.id)
+    weigh(job.state, job.queue, -size_of(job.id))
   end
 end
 
@@ -35,7 +41,7 @@ local function enter(job, to, run_at)
     call('ZADD', P .. 'timed', run_at, job.id)
   elseif ENDED[to] then
     call('ZREM', P .. 'open', job.id)
-    call('RPUSH', P .. 'end:' .. to, NOW .. ' ' .. job.id)
+    call('RPUSH', P .. 'end:' .. to .. ':' .. job.queue, NOW .. ' ' .. job.id)
     if to ~= 'completed' then call('ZADD', P .. 'unlucky', 0, job.id) end
     if job.waited_for then call('SADD', P .. 'untold', job.id) end
   end
@@ -91,6 +97,7 @@ local function move(job, event, to, c)
   end
   call('HDEL', key, unpack(gone))
   call('HSET', key, unpack(set))
+  if ended then weigh(to, job.queue, size_of(job.id)) end
   keep_promises(job, ended, generation)
   count(job.state, job.queue, -1)
   count(to, job.queue, 1)

@@ -46,7 +46,8 @@ end
 
 -- Retention comes upon an old end behind newer ones when those are due, so never much too late.
 local function rest(job, told)
-  call('RPUSH', P .. 'end:' .. job.state, told.ended .. ' ' .. job.id)
+  call('RPUSH', P .. 'end:' .. job.state .. ':' .. job.queue, told.ended .. ' ' .. job.id)
+  weigh(job.state, job.queue, size_of(job.id))
   if job.state ~= 'completed' then call('ZADD', P .. 'unlucky', 0, job.id) end
 end
 

@@ -227,10 +227,12 @@ DELETE FROM background_job_dependencies WHERE job_id IN (SELECT value::uuid FROM
 -- delete_groups: and all their traces
 DELETE FROM background_job_groups WHERE tail IN (SELECT value::uuid FROM jsonb_array_elements_text(CAST(:ids AS jsonb)))
 
--- prunable: some jobs that ended in these states before a moment
-SELECT id::text FROM background_jobs
-WHERE created_at < CAST(:before AS timestamptz) AND finished_at < CAST(:before AS timestamptz)
-  AND state IN (SELECT value FROM jsonb_array_elements_text(CAST(:states AS jsonb)))
+-- prunable: some jobs that ended in these states before a moment, but for those that others wait for still
+SELECT j.id::text FROM background_jobs j
+WHERE j.created_at < CAST(:before AS timestamptz) AND j.finished_at < CAST(:before AS timestamptz)
+  AND j.state IN (SELECT value FROM jsonb_array_elements_text(CAST(:states AS jsonb)))
+  AND NOT (j.has_dependents AND EXISTS (
+        SELECT FROM background_job_dependencies e WHERE e.depends_on = j.id AND NOT e.resolved))
 LIMIT :limit FOR UPDATE SKIP LOCKED
 
 -- announce: what the workers of this application run

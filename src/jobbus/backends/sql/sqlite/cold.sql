@@ -198,10 +198,12 @@ DELETE FROM background_job_dependencies WHERE job_id IN (SELECT value FROM json_
 -- delete_groups: and all their traces
 DELETE FROM background_job_groups WHERE tail IN (SELECT value FROM json_each(:ids))
 
--- prunable: some jobs that ended in these states before a moment
-SELECT id FROM background_jobs
-WHERE created_at < :before AND finished_at < :before
-  AND state IN (SELECT value FROM json_each(:states))
+-- prunable: some jobs that ended in these states before a moment, but for those that others wait for still
+SELECT j.id FROM background_jobs j
+WHERE j.created_at < :before AND j.finished_at < :before
+  AND j.state IN (SELECT value FROM json_each(:states))
+  AND NOT (j.has_dependents = 1 AND EXISTS (
+        SELECT 1 FROM background_job_dependencies e WHERE e.depends_on = j.id AND e.resolved = 0))
 LIMIT :limit
 
 -- announce: what the workers of this application run
