@@ -18,7 +18,7 @@ from aiormq.channel import Channel
 from jobbus.errors import BackendError, BackendUnavailable, ConfigurationError
 
 from .consuming import Consumer, Source
-from .link import CALL_SECONDS, Link, Missing, address, readable
+from .link import CALL_SECONDS, Detached, Link, Missing, address, readable
 from .options import Options
 from .publishing import Letter, Publisher
 from .topology import Topology
@@ -41,6 +41,7 @@ class Broker:
         self._consuming: Link | None = None
         self._publisher: Publisher | None = None
         self._changing = asyncio.Lock()
+        self._calls = Detached()
         self._open = False
         self.version: tuple[int, ...] | None = None
         """The server's, once it is known."""
@@ -74,6 +75,7 @@ class Broker:
         self.consumers.clear()
         self._others.clear()
         await asyncio.gather(*(each.close() for each in links))
+        await self._calls.ended()
 
     async def create(self, queues: Collection[str]) -> list[str]:
         """Declare everything; return the names of the queues. Works on what is not open."""
@@ -117,6 +119,9 @@ class Broker:
         found = self._consumer(name, source)
         if found is not None and found.alive:
             return found
+        return await self._calls.run(self._made_consumer(name, source))
+
+    async def _made_consumer(self, name: str, source: Source) -> Consumer:
         await self._ensure(name)
         async with self._changing:
             found = self._consumer(name, source)
@@ -141,6 +146,9 @@ class Broker:
 
     async def count(self, queue: str) -> int:
         """Messages ready in a queue, by the broker's name for it; 0 where there is none."""
+        return await self._calls.run(self._count(queue))
+
+    async def _count(self, queue: str) -> int:
         link = await self._publishing_link()
         try:
             with link.translated(f"counting {queue}"):
@@ -234,8 +242,11 @@ class Broker:
 
     async def _ensure(self, name: str) -> None:
         """Make the queue, or find it there. Once for each, until one is found missing."""
-        if name in self._known:
-            return
+        if name not in self._known:
+            # To be cancelled half-way would cost the connection, and with it what others send.
+            await self._calls.run(self._made_sure_of(name))
+
+    async def _made_sure_of(self, name: str) -> None:
         link = await self._publishing_link()
         queue = self.topology.queue(name)
         with link.translated(f"{'declaring' if self._creates else 'looking for'} {queue}"):
