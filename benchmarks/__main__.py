@@ -40,6 +40,7 @@ PEERS: Final = {
     "rabbitmq": {
         "jobbus": ("jobbus_peer", "default"),
         "jobbus-best": ("jobbus_peer", "best"),
+        "jobbus-ledger-alone": ("jobbus_peer", "ledger-alone"),
         "raw": ("raw_rabbitmq", "default"),
         "raw-multiple": ("raw_rabbitmq", "best"),
         "raw-classic": ("raw_rabbitmq", "classic"),
@@ -68,6 +69,7 @@ PEERS: Final = {
     "aws_sqs": {
         "jobbus": ("jobbus_peer", "default"),
         "jobbus-best": ("jobbus_peer", "best"),
+        "jobbus-ledger-alone": ("jobbus_peer", "ledger-alone"),
         "raw": ("raw_sqs", "default"),
     },
     "sqlite": {
@@ -79,6 +81,7 @@ PEERS: Final = {
         "litequeue": ("litequeue_peer", "default"),
     },
 }
+BROKERS: Final = ("rabbitmq", "aws_sqs")
 SLOW: Final = {
     "chancy": 4, "procrastinate": 20, "huey": 10, "litequeue": 10,
     "bullmq-1": 10, "saq": 10, "arq": 10, "dramatiq": 4, "taskiq": 4,
@@ -101,6 +104,8 @@ def main() -> int:
         return 0
     names = ["jobbus", *(n for n in asked.peers.split(",") if n not in ("jobbus", ""))]
     peers = {name: PEERS[asked.backend][name] for name in names if _known(asked.backend, name)}
+    if "jobbus-ledger-alone" in peers and not asked.ledger:
+        raise SystemExit("jobbus-ledger-alone needs --ledger postgres")
     found: dict[str, dict[str, list[Any]]] = {case: {} for case in asked.cases.split(",")}
     for number in range(asked.rounds):
         for case in found:
@@ -122,6 +127,9 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("--backend", choices=sorted(PEERS), default="sqlite")
+    parser.add_argument(
+        "--ledger", choices=("postgres",), help="around jobbus's broker, on --server"
+    )
     parser.add_argument("--peers", default="raw", help="comma list beside jobbus")
     parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument("--jobs", type=int, default=20_000)
@@ -132,7 +140,10 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--one", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    asked = parser.parse_args()
+    if asked.ledger and asked.backend not in BROKERS:
+        parser.error(f"--ledger goes with a broker: {', '.join(BROKERS)}")
+    return asked
 
 
 def _known(backend: str, name: str) -> bool:
@@ -167,11 +178,11 @@ def _measure(
     jobs = PICK_UPS if MEASURES.get(case) == "p50" else asked.jobs // SHARES.get(case, 1)
     if case not in SHARES and MEASURES.get(case, "cpu_us_per_job") == "cpu_us_per_job":
         jobs = max(jobs // SLOW.get(name, 1) // 1000, 1) * 1000
-    with _database(asked) as url:
+    with _places(asked, setting) as (url, ledger):
         wish = json.dumps([module, case, url, jobs, setting])
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks", "--one", wish],
-            env={**os.environ, "JOBBUS_BACKEND": url},
+            env={**os.environ, "JOBBUS_BACKEND": url, "JOBBUS_LEDGER": ledger},
             capture_output=True,
             text=True,
             timeout=SECONDS,
@@ -188,6 +199,20 @@ def _run_here(wish: str) -> None:
     peer = _peer(module)
     measure = peer.run if hasattr(peer, "run") else getattr(peer, case)
     asyncio.run(measure(Case(case, url, jobs, setting)))
+
+
+@contextmanager
+def _places(asked: argparse.Namespace, setting: str) -> Iterator[tuple[str, str]]:
+    """Backend and ledger of one measurement; the ledger is ``none`` where there is none."""
+    if not asked.ledger:
+        with _database(asked) as url:
+            yield url, "none"
+    elif setting == "ledger-alone":
+        with _postgres(asked.server) as ledger:
+            yield ledger, "none"
+    else:
+        with _database(asked) as url, _postgres(asked.server) as ledger:
+            yield url, ledger
 
 
 @contextmanager
@@ -209,14 +234,20 @@ def _database(asked: argparse.Namespace) -> Iterator[str]:
         with redis_server(asked.appendfsync) as address:
             yield address
         return
+    with _postgres(asked.server) as address:
+        yield address
+
+
+@contextmanager
+def _postgres(address: str) -> Iterator[str]:
     import psycopg
     from psycopg import sql
 
     name = f"jobbus_bench_{uuid4().hex[:12]}"
-    with psycopg.connect(asked.server, autocommit=True) as server:
+    with psycopg.connect(address, autocommit=True) as server:
         server.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         try:
-            yield asked.server.rpartition("/")[0] + f"/{name}"
+            yield address.rpartition("/")[0] + f"/{name}"
         finally:
             server.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 

@@ -200,6 +200,20 @@ def new_delivery(
     return made
 
 
+def with_receipt(delivery: Delivery, receipt: Any, message: Message | None = None) -> Delivery:
+    """``replace(delivery, receipt=...)`` for hot paths, at a fraction of the price."""
+    return new_delivery(
+        delivery.message if message is None else message,
+        receipt,
+        delivery.attempt,
+        delivery.failures,
+        delivery.crashes,
+        delivery.enqueued_at,
+        delivery.wait,
+        delivery.received_at,
+    )
+
+
 class CountsAs(StrEnum):
     """Against which of a job's budgets an abandoned attempt is held."""
 

@@ -11,7 +11,7 @@ from graphlib import TopologicalSorter
 from typing import Any, Final, Protocol, runtime_checkable
 
 from jobbus.job import DEAD, UNFINISHED, EventType, Job, JobState, Problem, Progress
-from jobbus.message import Dependency, Message, OnFailure
+from jobbus.message import DeadLetter, Delivery, Dependency, Message, OnFailure
 from jobbus.store import JobFilter
 
 MOVABLE: Final = (UNFINISHED - {JobState.RUNNING}) | DEAD
@@ -148,6 +148,52 @@ class Movable(Protocol):
 
     async def forget_departures(self, job_ids: Sequence[str]) -> None:
         """Remove these lines of the journal."""
+        ...
+
+
+@runtime_checkable
+class Drainable(Protocol):
+    """The part of a broker without a ledger that gives out what no worker receives.
+
+    What is handed out here is settled by the verbs that workers use: ``complete`` removes it for
+    good, once it is elsewhere; ``abandon`` puts it back where it was, whatever it counts as. What
+    is left alone stays, or goes back when its lease is over.
+    """
+
+    @property
+    def gives_delayed(self) -> bool:
+        """Whether :meth:`receive_delayed` finds what there is; else it raises Unsupported."""
+        ...
+
+    @property
+    def takes_dead(self) -> bool:
+        """Whether :meth:`enqueue_dead` works; else it raises Unsupported."""
+        ...
+
+    async def receive_delayed(self, queue: str, *, limit: int) -> Sequence[Delivery]:
+        """Hand out up to ``limit`` messages of this queue that are not due; empty at the end.
+
+        ``run_at`` says when each is; ``attempt`` counts the hand-outs before. What was handed out
+        and not settled does not come again.
+        """
+        ...
+
+    async def receive_dead(
+        self, queue: str, *, limit: int, wait: timedelta, lease: timedelta
+    ) -> Sequence[DeadLetter]:
+        """Hand out up to ``limit`` dead letters of this queue, with what is known of their end.
+
+        Returns as soon as there is one; empty after ``wait``, or sooner where the broker knows that
+        there is none. Where several queues share their dead letters, those of others come as well.
+        What cannot be read comes with an empty job id, and its body as the payload.
+        """
+        ...
+
+    async def enqueue_dead(self, dead: Sequence[DeadLetter]) -> None:
+        """Keep these among the dead letters of their queues, without a delivery here before.
+
+        Returns once the broker has all of them; after an error it may have some.
+        """
         ...
 
 

@@ -418,3 +418,22 @@ def test_a_queue_that_was_closed_serves_many_callers_in_the_next_event_loop(
 
     for _ in range(2):
         asyncio.run(use())
+
+
+async def test_a_first_receive_that_is_cancelled_costs_nobody_else_the_connection(
+    queue: RabbitMqQueue,
+) -> None:
+    """It makes the queue, on the connection on which others send."""
+    async with asyncio.timeout(PATIENCE.total_seconds()):
+        for number in range(40):
+            queue._broker._known.clear()
+            receiving = asyncio.create_task(
+                queue.receive("mail", limit=1, wait=PATIENCE, lease=MINUTE)
+            )
+            sending = asyncio.create_task(queue.enqueue([message()]))
+            await asyncio.sleep(0.0003 * number)
+            receiving.cancel()
+            await asyncio.gather(receiving, return_exceptions=True)
+            await sending
+            if (consumer := queue._broker.consumers.pop("mail", None)) is not None:
+                await consumer.close()

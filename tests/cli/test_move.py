@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 from collections.abc import Iterator
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from jobbus import JobBus, JobState, Worker
+from jobbus.backends.amqp.topology import Topology
+from jobbus.backends.rabbitmq import RabbitMqQueue
 from jobbus.job import EventType
 from jobbus.services.move import BATCH
 from jobbus.settings import backends
 from jobbus.store import JobFilter
-from tests.backends.rabbitmq_broker import delete_all, new_prefix
+from jobbus.testing.make import dead, message
+from tests.backends.rabbitmq_broker import channel_to, delete_all, new_prefix
 from tests.cli.commands import Program
 from tests.cli.conftest import Run
 from tests.flow.support import eventually
@@ -25,6 +30,8 @@ from tests.tracked.post_office import ENTRY
 
 OLD, NEW = "sqlite:///old.db", "sqlite:///new.db"
 WAY = ("move", "--from", OLD, "--to", NEW)
+PREFIX = "BACKGROUND_JOBS__RABBITMQ__QUEUE_PREFIX"
+MINUTE = timedelta(minutes=1)
 
 
 def enqueue(run: Run, *options: str, on: str = OLD) -> str:
@@ -52,7 +59,8 @@ def test_a_dry_run_says_what_would_move(run: Run) -> None:
 
 def test_jobs_move_are_verified_and_come_back(run: Run) -> None:
     ids = {enqueue(run): "queued", enqueue(run, "--in", "2h"): "scheduled"}
-    assert run(*WAY, "--yes").json == {"moved": 2, "staying": {}, "refused": {}, "homeless": []}
+    told = {"moved": 2, "staying": {}, "refused": {}, "homeless": [], "apart": []}
+    assert run(*WAY, "--yes").json == told
     assert (states(run, OLD), states(run, NEW)) == ({}, ids)
     verdict = run(*WAY, "--verify")
     assert (verdict.code, verdict.json["equal"], verdict.json["found"]) == (0, True, 2)
@@ -194,7 +202,7 @@ def amqp(
     rabbitmq_server: RabbitMqServer, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[str]:
     prefix = new_prefix()
-    monkeypatch.setenv("BACKGROUND_JOBS__RABBITMQ__QUEUE_PREFIX", prefix)
+    monkeypatch.setenv(PREFIX, prefix)
     yield rabbitmq_server.url
     asyncio.run(delete_all(rabbitmq_server.url, prefix))
 
@@ -214,3 +222,33 @@ def test_jobs_go_to_a_real_broker_and_come_back(run: Run, amqp: str) -> None:
     events = run("jobs", "show", plain, "--backend", OLD).json["history"]
     assert [event["event"] for event in events] == ["created", EventType.MOVED.value]
     assert events[-1]["reason"].startswith("from rabbitmq amqp")
+
+
+@pytest.mark.services
+def test_dead_letters_of_a_real_broker_become_the_stores_and_strangers_are_told(
+    run: Run, amqp: str
+) -> None:
+    dead_id = asyncio.run(_bury(amqp, Topology(os.environ[PREFIX]).dead("default")))
+    way = ("move", "--from", amqp, "--to", NEW)
+    plan = run(*way, "--dry-run").json
+    assert [(line["state"], line["jobs"]) for line in plan["moving"]] == [("failed", 2)]
+    moved = run(*way, "--yes")
+    assert moved.json["moved"] == 1
+    [line] = moved.json["apart"]
+    assert (line["queue"], line["messages"]) == ("default", 1)
+    assert states(run, NEW) == {dead_id: "failed"}
+    assert run("dlq", "redrive", dead_id, "--backend", NEW, "--yes").code == 0
+    assert states(run, NEW) == {dead_id: "queued"}
+
+
+async def _bury(url: str, place: str) -> str:
+    """A dead letter, and a message of somebody else's beside it."""
+    queue = RabbitMqQueue(url, queue_prefix=os.environ[PREFIX])
+    await queue.open()
+    await queue.enqueue([message("greet", payload=b'{"name": "Ann"}')])
+    [held] = await queue.receive("default", limit=1, wait=MINUTE, lease=MINUTE)
+    await queue.dead_letter([dead(held)])
+    await queue.close()
+    async with channel_to(url) as channel:
+        await channel.basic_publish(b"strange", routing_key=place, mandatory=True)
+    return held.job_id

@@ -14,10 +14,14 @@ from jobbus.backends.postgres import PostgresQueue
 from jobbus.backends.redis import RedisQueue
 from jobbus.backends.redis_store.options import RedisOptions
 from jobbus.backends.sqlite import SqliteQueue
-from jobbus.services.move_ends import BrokerEnd, StoreEnd
+from jobbus.services.move_broker import BrokerEnd
+from jobbus.services.move_ends import StoreEnd
 from jobbus.testing.broker import BareBroker
 from jobbus.tracked import TrackedQueue
+from tests.moving.brokers import broker, server
 from tests.services import RedisServer, own_prefix
+
+__all__ = ["broker", "server"]
 
 
 @asynccontextmanager

@@ -14,7 +14,8 @@ from jobbus.job import JobState
 from jobbus.message import Delivery, Message
 from jobbus.movable import JobRecord
 from jobbus.services.move import BATCH, Move, Scope
-from jobbus.services.move_ends import BrokerEnd, StoreEnd, end_of
+from jobbus.services.move_broker import BrokerEnd
+from jobbus.services.move_ends import StoreEnd, end_of
 from jobbus.store import JobFilter
 from jobbus.testing.histories import check_history
 from jobbus.testing.make import after, back, dead, done, message, messages

@@ -15,7 +15,7 @@ from jobbus.queue import BackgroundJobQueue
 from jobbus.testing.broker import BareBroker, Weather
 from jobbus.testing.make import message
 from jobbus.tracked import TrackedQueue
-from jobbus.tracked.relay import TICKET
+from jobbus.tracked.bundles import TICKET
 from tests.telemetry.carriers import CARRIERS, taken
 
 TRACED: Final = {

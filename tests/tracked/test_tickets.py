@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from jobbus.message import Delivery
+from jobbus.message import Delivery, with_receipt
 from jobbus.services.relay import relay_once
 from jobbus.testing.make import message
-from jobbus.tracked.relay import TICKET, as_sent
+from jobbus.tracked.bundles import TICKET
+from jobbus.tracked.relay import as_sent
 from tests.tracked.stage import LEASE, PATIENCE, Stage, take_one
 
 pytestmark = pytest.mark.asyncio
@@ -39,3 +41,23 @@ async def test_a_header_that_names_no_attempt_says_nothing(said: str) -> None:
     sent = message(headers={TICKET: said}, prior_attempts=2)
     delivery = Delivery(message=sent, receipt=None, attempt=3)
     assert as_sent(delivery) is delivery
+
+
+async def test_a_delivery_with_another_receipt_is_the_same_otherwise() -> None:
+    """It is filled in before it is frozen: a field that was forgotten would be missing."""
+    given = Delivery(
+        message=message(),
+        receipt=1,
+        attempt=3,
+        failures=1,
+        crashes=2,
+        enqueued_at=datetime.now(UTC),
+        wait=LEASE,
+        received_at=1.5,
+    )
+    other = message()
+    assert with_receipt(given, 2) == replace(given, receipt=2)
+    assert with_receipt(given, 2, other) == replace(given, receipt=2, message=other)
+    assert type(with_receipt(given, 2)) is Delivery
+    with pytest.raises(AttributeError):
+        with_receipt(given, 2).attempt = 4  # type: ignore[misc]  # it is frozen

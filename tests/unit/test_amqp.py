@@ -18,8 +18,10 @@ from pamqp.header import ContentHeader
 from jobbus import load_settings
 from jobbus.backends.amqp.envelope import (
     HEADER,
+    PROBLEM,
     Envelope,
     Undecodable,
+    dead_letter_of,
     envelope_of,
     properties_of,
 )
@@ -108,6 +110,24 @@ def test_no_header_breaks_the_reader(raw: bytes, text: str) -> None:
     for value in (raw, text):
         with pytest.raises(Undecodable):
             envelope_of(delivered({HEADER: value}), "default")
+
+
+@pytest.mark.parametrize(
+    "told",
+    [None, 7, b"\xff", "", "null", "[]", "{}", "[" * 100_000, '{"kind": 1}', '{"kind": "x"}'],
+)
+def test_a_dead_letter_with_a_reason_that_cannot_be_read_is_one_all_the_same(told: object) -> None:
+    """S-1: what became of the job is not known, and the job is."""
+    headers = {**(properties_of(envelope(attempts=4, crashes=1)).headers or {}), PROBLEM: told}
+    found = dead_letter_of(delivered({**headers, "x-delivery-count": 9}), "default", 1)
+    assert (found.problem.kind, found.timed_out) == ("unknown", False)
+    assert (found.delivery.attempt, found.delivery.crashes, found.delivery.receipt) == (4, 1, 1)
+
+
+def test_a_dead_letter_that_is_none_of_jobbuss_has_no_job_id() -> None:
+    found = dead_letter_of(delivered({HEADER: "{}"}, b"\xff"), "default", 1)
+    assert (found.delivery.job_id, found.delivery.message.payload) == ("", b"\xff")
+    assert found.problem.kind == "undecodable"
 
 
 def test_the_largest_envelope_with_a_problem_fits_into_a_frame() -> None:

@@ -34,10 +34,12 @@ try:
     from azure.servicebus.aio import ServiceBusSender
 
     from .service_bus import administration
+    from .service_bus.burials import receive_dead
     from .service_bus.depth import count
     from .service_bus.failures import QueueMissing, told
     from .service_bus.links import Links
     from .service_bus.receiving import Clock, receive
+    from .service_bus.scheduled import Schedule
     from .service_bus.sending import check, send
     from .service_bus.settling import Settling
     from .service_bus.wire import Carried, write
@@ -117,6 +119,7 @@ class AzureServiceBusQueue:
         self._clock = clock
         self._links: Links | None = None
         self._settling: Settling
+        self._schedule: Schedule
         self._capabilities = replace(
             BARE_BROKER,
             max_lease=lock_duration,
@@ -148,6 +151,7 @@ class AzureServiceBusQueue:
             return
         self._links = Links(self._access.connect)
         self._settling = Settling(self._links, self._clock)
+        self._schedule = Schedule(self._links, self._clock)
         try:
             await asyncio.gather(*(self._greet(name) for name in self._queues))
         except BaseException:
@@ -258,6 +262,38 @@ class AzureServiceBusQueue:
         """To the queue's own dead letters, with the problem as reason and description."""
         settling = self._open_settling()
         return await settling.lost([one.delivery for one in dead], dead, settling.dead_letter)
+
+    @property
+    def gives_delayed(self) -> bool:
+        return True
+
+    async def receive_delayed(self, queue: str, *, limit: int) -> Sequence[Delivery]:
+        """Scheduled messages, but for those that fall due within a minute: nothing locks them."""
+        entity = self._entity(queue)
+        self._open_links()
+        with told(f"looking for scheduled messages of queue {entity!r}"):
+            return await self._schedule.receive(queue, entity, limit)
+
+    @property
+    def takes_dead(self) -> bool:
+        return False
+
+    async def receive_dead(
+        self, queue: str, *, limit: int, wait: timedelta, lease: timedelta
+    ) -> Sequence[DeadLetter]:
+        """From the queue's own dead letters, each for the queue's LockDuration."""
+        self._check_lease(lease)
+        entity = self._entity(queue)
+        links = self._open_links()
+        with told(f"receiving from the dead letters of queue {entity!r}"):
+            return await receive_dead(
+                links, queue, entity, limit=limit, wait=wait, clock=self._clock
+            )
+
+    async def enqueue_dead(self, dead: Sequence[DeadLetter]) -> None:
+        raise Unsupported(
+            "nobody can send to the dead letters of Service Bus: it keeps there what it delivered"
+        )
 
     async def extend(self, held: Sequence[Delivery], lease: timedelta) -> Sequence[LeaseState]:
         """Renew the locks, each for the queue's LockDuration.

@@ -12,18 +12,15 @@ import contextlib
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from jobbus.errors import BackendError, MissingDependency, Unsupported
-from jobbus.job import Problem
 from jobbus.message import (
-    NO_DELAY,
     Abandonment,
     Capabilities,
     Completion,
-    CountsAs,
     DeadLetter,
     Delivery,
     LeaseState,
@@ -35,10 +32,12 @@ try:
     from .amqp import envelope as wire
     from .amqp import rules
     from .amqp.broker import Broker
-    from .amqp.consuming import Consumer, Receipt, tag_of
+    from .amqp.consuming import Consumer, Receipt, Source, tag_of
+    from .amqp.letters import Letters, raise_first
     from .amqp.link import address, readable, warnings_about
     from .amqp.options import Options, read_options
     from .amqp.publishing import Letter
+    from .amqp.waits import Waits
 except ImportError as error:
     if error.name is not None and error.name.startswith("jobbus"):
         raise
@@ -82,6 +81,8 @@ class RabbitMqQueue:
         self._queues = tuple(queues)
         self._broker = Broker(self._options)
         self._topology = self._broker.topology
+        self._letters = Letters(self._topology)
+        self._waits = Waits(self._broker, self._letters)
         self._housekeeping: asyncio.Task[None] | None = None
 
     @classmethod
@@ -153,9 +154,9 @@ class RabbitMqQueue:
         """
         self._refuse(connection)
         now = time.time()
-        letters = [self._first_letter(message, now) for message in messages]
+        letters = [self._letters.first(message, self.max_job_timeout, now) for message in messages]
         outcomes = await self._broker.send(letters, {message.queue for message in messages})
-        _raise_first(outcomes)
+        raise_first(outcomes)
         return [message.job_id for message in messages]
 
     async def receive(
@@ -191,20 +192,69 @@ class RabbitMqQueue:
     async def abandon(self, back: Sequence[Abandonment]) -> Sequence[Delivery]:
         for each in back:
             rules.check_delay(each.delay)
-        return await self._pass_on(
-            "abandon", [(each.delivery, self._letter_back(each)) for each in back]
-        )
+        groups: dict[Source, list[Abandonment]] = defaultdict(list)
+        for each in back:
+            groups[_receipt(each.delivery).consumer.source].append(each)
+        letters = [(each.delivery, self._letters.back(each)) for each in groups[Source.DUE]]
+        letters += self._letters_until_due([each.delivery for each in groups[Source.DELAYED]])
+        lost = await self._put_back([each.delivery for each in groups[Source.DEAD]])
+        return [*lost, *await self._pass_on("abandon", letters)]
+
+    def _letters_until_due(self, early: Sequence[Delivery]) -> list[tuple[Delivery, Letter]]:
+        """Copies into the waits; with them goes what was found there and not handed out."""
+        rest = [
+            one for queue in {d.message.queue for d in early} for one in self._waits.rest(queue)
+        ]
+        return [
+            (each, self._letters.until_due(wire.envelope_behind(each, _due(each))))
+            for each in [*early, *rest]
+        ]
 
     async def dead_letter(self, dead: Sequence[DeadLetter]) -> Sequence[Delivery]:
         now = time.time()
         letters = [
             (
                 each.delivery,
-                self._dead_letter(wire.envelope_behind(each.delivery, now), each.problem),
+                self._letters.dead(
+                    wire.envelope_behind(each.delivery, now), each.problem, each.timed_out
+                ),
             )
             for each in dead
         ]
         return await self._pass_on("dead_letter", letters)
+
+    @property
+    def gives_delayed(self) -> bool:
+        return True
+
+    async def receive_delayed(self, queue: str, *, limit: int) -> Sequence[Delivery]:
+        """Out of the waits, which are common to all queues: what is for others is put back."""
+        return await self._waits.receive(queue, limit)
+
+    @property
+    def takes_dead(self) -> bool:
+        return True
+
+    async def receive_dead(
+        self, queue: str, *, limit: int, wait: timedelta, lease: timedelta
+    ) -> Sequence[DeadLetter]:
+        """What is there; the broker knows, so that there is no wait, and ``lease`` means nothing.
+
+        Of what RabbitMQ itself set aside it keeps the reason, and no count of deliveries: so many
+        are added as it takes.
+        """
+        consumer = await self._broker.consumer(queue, Source.DEAD)
+        return [
+            wire.dead_letter_of(each, queue, Receipt(consumer, tag_of(each)))
+            for each in await consumer.get(limit)
+        ]
+
+    async def enqueue_dead(self, dead: Sequence[DeadLetter]) -> None:
+        now = time.time()
+        longest = self.max_job_timeout
+        letters = [self._letters.died_elsewhere(each, longest, now) for each in dead]
+        queues = {each.delivery.message.queue for each in dead}
+        raise_first(await self._broker.send(letters, queues))
 
     async def extend(self, held: Sequence[Delivery], lease: timedelta) -> Sequence[LeaseState]:
         """Say whether the channel that delivered is still there: as long as it is, so is the hold.
@@ -222,54 +272,11 @@ class RabbitMqQueue:
             dead=await self._broker.count(self._topology.dead(queue)),
         )
 
-    # letters
-
     def _refuse(self, connection: Any | None) -> None:
         if connection is not None:
             raise Unsupported(
                 "RabbitMQ cannot join a transaction of yours: choose a provider that keeps a ledger"
             )
-
-    def _first_letter(self, message: Message, now: float) -> Letter:
-        rules.check_message(message, self.max_job_timeout)
-        delay = rules.delay_of(message)
-        envelope = wire.Envelope(
-            message=message,
-            attempts=message.prior_attempts,
-            enqueued_at=now,
-            available_at=now + delay.total_seconds(),
-        )
-        wire.check_size(envelope)
-        return self._letter(envelope, delay)
-
-    def _letter_back(self, back: Abandonment) -> Letter:
-        now = time.time()
-        envelope = wire.envelope_behind(back.delivery, now + back.delay.total_seconds())
-        match back.counts_as:
-            case CountsAs.FAILURE:
-                envelope = replace(envelope, failures=envelope.failures + 1)
-            case CountsAs.CRASH:
-                envelope = replace(envelope, crashes=envelope.crashes + 1)
-                if envelope.crashes >= envelope.message.max_crashes:
-                    return self._dead_letter(envelope, wire.poison(envelope))
-        return self._letter(envelope, back.delay)
-
-    def _letter(self, envelope: wire.Envelope, delay: timedelta = NO_DELAY) -> Letter:
-        exchange, key = self._topology.route(envelope.message.queue, delay)
-        return Letter(
-            exchange=exchange,
-            routing_key=key,
-            properties=wire.properties_of(envelope),
-            body=envelope.message.payload,
-        )
-
-    def _dead_letter(self, envelope: wire.Envelope, problem: Problem) -> Letter:
-        return Letter(
-            exchange="",
-            routing_key=self._topology.dead(envelope.message.queue),
-            properties=wire.properties_of(envelope, problem),
-            body=envelope.message.payload,
-        )
 
     # moving
 
@@ -285,10 +292,10 @@ class RabbitMqQueue:
             try:
                 envelope = wire.envelope_of(each, consumer.name)
             except wire.Undecodable as error:
-                hopeless[tag] = self._foreign_letter(each, consumer.name, str(error))
+                hopeless[tag] = self._letters.foreign(each, consumer.name, str(error))
                 continue
             if envelope.crashes and envelope.crashes >= envelope.message.max_crashes:
-                hopeless[tag] = self._dead_letter(envelope, wire.poison(envelope))
+                hopeless[tag] = self._letters.dead(envelope, wire.poison(envelope))
             else:
                 deliveries.append(wire.delivery_of(envelope, Receipt(consumer, tag), now))
         if hopeless:
@@ -299,15 +306,6 @@ class RabbitMqQueue:
                 consumer.give_up(left.values())
                 raise
         return deliveries
-
-    def _foreign_letter(self, message: DeliveredMessage, queue: str, why: str) -> Letter:
-        problem = Problem(kind="undecodable", message=f"this is no message of jobbus's: {why}")
-        return Letter(
-            exchange="",
-            routing_key=self._topology.dead(queue),
-            properties=wire.foreign_properties(message, problem),
-            body=message.body,
-        )
 
     async def _replace(
         self, consumer: Consumer, letters: dict[int, Letter], left: dict[int, Any]
@@ -321,7 +319,7 @@ class RabbitMqQueue:
         for tag in sent:
             del left[tag]
         await consumer.acknowledge(sent)
-        _raise_first(outcomes)
+        raise_first(outcomes)
 
     async def _hand_back(self, consumer: Consumer) -> None:
         """Return what came and was not taken: a copy each, so that it counts as no delivery."""
@@ -330,9 +328,9 @@ class RabbitMqQueue:
             letters = {}
             for tag, each in left.items():
                 try:
-                    letters[tag] = self._letter(wire.envelope_of(each, consumer.name))
+                    letters[tag] = self._letters.letter(wire.envelope_of(each, consumer.name))
                 except wire.Undecodable as error:
-                    letters[tag] = self._foreign_letter(each, consumer.name, str(error))
+                    letters[tag] = self._letters.foreign(each, consumer.name, str(error))
             try:
                 await self._replace(consumer, letters, left)
             finally:
@@ -355,13 +353,21 @@ class RabbitMqQueue:
         receipt = _receipt(delivery)
         if receipt.outcome == verb:
             return False
-        if not receipt.held or self._broker.consumers.get(delivery.message.queue) is not (
-            receipt.consumer
-        ):
+        if not receipt.held or not self._broker.owns(receipt.consumer):
             lost.append(delivery)
             return False
         receipt.outcome = verb
         return True
+
+    async def _put_back(self, dead: Sequence[Delivery]) -> list[Delivery]:
+        """Let dead letters go, as they are; return those that were not ours."""
+        lost: list[Delivery] = []
+        for each in dead:
+            if self._take_in_hand(each, "abandon", lost):
+                receipt = _receipt(each)
+                if not await receipt.consumer.put_back([receipt.tag]):
+                    lost.append(each)
+        return lost
 
     async def _pass_on(
         self, verb: str, moves: Sequence[tuple[Delivery, Letter]]
@@ -386,14 +392,13 @@ class RabbitMqQueue:
         return lost
 
 
+def _due(early: Delivery) -> float:
+    run_at = early.message.run_at
+    return time.time() if run_at is None else run_at.timestamp()
+
+
 def _receipt(delivery: Delivery) -> Receipt:
     receipt = delivery.receipt
     if not isinstance(receipt, Receipt):
         raise TypeError(f"job {delivery.job_id} was not delivered by RabbitMQ")
     return receipt
-
-
-def _raise_first(outcomes: Sequence[BackendError | None]) -> None:
-    for each in outcomes:
-        if each is not None:
-            raise each

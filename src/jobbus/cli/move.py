@@ -292,6 +292,8 @@ def _plan_page(cli: Cli, shape: Mapping[str, Any]) -> None:
 def _report(cli: Cli, result: Moved) -> None:
     def page() -> None:
         cli.console.note(f"moved {counted(result.moved, 'job')}")
+        for (queue, why), number in sorted(result.apart.items()):
+            cli.console.note(f"  {number:,} stay among the dead letters of queue {queue}: {why}")
         for word, reasons in (("stays", result.staying), ("refused", result.refused)):
             for job_id, why in list(reasons.items())[:_SHOWN]:
                 cli.console.note(f"  {job_id} {word}: {why}")
@@ -303,6 +305,10 @@ def _report(cli: Cli, result: Moved) -> None:
             "moved": result.moved,
             "staying": result.staying,
             "refused": result.refused,
+            "apart": [
+                {"queue": queue, "reason": why, "messages": number}
+                for (queue, why), number in sorted(result.apart.items())
+            ],
             "homeless": sorted(result.homeless),
         },
         page,

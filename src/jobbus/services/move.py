@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
 from jobbus.errors import Unsupported
 from jobbus.job import DEAD, UNFINISHED, JobState
+from jobbus.message import DEFAULT_QUEUE
 from jobbus.movable import MOVABLE, Departure, JobRecord
 from jobbus.store import JobFilter
 
-from .move_ends import BrokerEnd, End, StoreEnd
+from .move_broker import BrokerEnd, Kind
+from .move_ends import End, StoreEnd
+from .move_records import with_past
 
 BATCH: Final = 100
 """Jobs in one transaction of each side."""
@@ -45,6 +48,8 @@ class Moved:
     """Why the target does not take a job, by job id. It is back where it was."""
     homeless: set[str] = field(default_factory=set)
     """Refused, and not taken back either: they wait in the source's journal."""
+    apart: dict[tuple[str, str], int] = field(default_factory=dict)
+    """Dead letters of a broker that are none to move: how many, by queue and why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +112,8 @@ class Move:
                 pass
         finally:
             await self._source.let_go()
+        if isinstance(self._source, BrokerEnd):
+            result.apart = _flat(self._source.apart)
         return result
 
     async def _pass(self, result: Moved) -> int:
@@ -229,17 +236,30 @@ class Move:
     async def _plan_of_broker(self, source: BrokerEnd) -> Plan:
         moving: Counter[tuple[str, JobState]] = Counter()
         staying: Counter[tuple[str, str]] = Counter()
-        for name in self._scope.queues or ("default",):
+        notes = ["a broker without a ledger has no history to bring, and keeps no journal"]
+        for (name, why), number in _flat(source.apart).items():
+            notes.append(f"{number:,} among the dead letters of queue {name} stay: {why}")
+        for name in self._scope.queues or (DEFAULT_QUEUE,):
             depth = await source.queue.get_queue_depth(name)
-            moving[name, JobState.QUEUED] += depth.ready
-            staying[name, "delayed: the broker keeps it until it is due"] += depth.delayed or 0
+            dead = max((depth.dead or 0) - source.apart.get(name, Counter()).total(), 0)
             staying[name, "with a worker"] += depth.leased or 0
-            staying[name, "dead: redrive it with the broker's own tools first"] += depth.dead or 0
-        return Plan(
-            moving=+moving,
-            staying=+staying,
-            notes=["a broker without a ledger has no history to bring, and keeps no journal"],
-        )
+            if source.takes_out(Kind.WAITING, self._scope.states):
+                moving[name, JobState.QUEUED] += depth.ready
+            if source.takes_out(Kind.DELAYED, self._scope.states):
+                moving[name, JobState.SCHEDULED] += depth.delayed or 0
+                if depth.delayed is None:
+                    notes.append(f"how many are delayed for queue {name}, the broker cannot say")
+            else:
+                staying[name, "delayed: the broker keeps it until it is due"] += depth.delayed or 0
+            if source.takes_out(Kind.DEAD, self._scope.states):
+                moving[name, JobState.FAILED] += dead
+                if depth.dead is None:
+                    notes.append(
+                        f"how many dead letters are of queue {name}, the broker cannot say"
+                    )
+            elif JobState.FAILED in self._scope.states:
+                staying[name, "dead: redrive it with the broker's own tools first"] += dead
+        return Plan(moving=+moving, staying=+staying, notes=notes)
 
     async def verify(self) -> Verdict:
         """Whether everything that moved is at the target. Raises Unsupported without a journal."""
@@ -348,11 +368,13 @@ async def _with_past(records: Sequence[JobRecord], home: StoreEnd) -> Sequence[J
     lines = await home.store.departures(limit=BATCH, ids=[record.job.id for record in records])
     past = {line.record.job.id: line.record for line in lines}
     return [
-        replace(known, job=replace(known.job, attempt=max(known.job.attempt, record.job.attempt)))
-        if (known := past.get(record.job.id)) is not None
-        else record
+        with_past(record, past[record.job.id]) if record.job.id in past else record
         for record in records
     ]
+
+
+def _flat(apart: Mapping[str, Counter[str]]) -> dict[tuple[str, str], int]:
+    return {(name, why): n for name, counts in apart.items() for why, n in counts.items()}
 
 
 async def _known(end: StoreEnd, job_ids: Iterable[str]) -> set[str]:

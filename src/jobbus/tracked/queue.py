@@ -28,11 +28,13 @@ from jobbus.message import (
     LeaseState,
     Message,
     QueueDepth,
+    with_receipt,
 )
 from jobbus.queue import BackgroundJobQueue
 from jobbus.store import JobStore, Outbox
 
-from .relay import TICKET, Relay, as_sent
+from .bundles import TICKET, Bundles
+from .relay import Relay, as_sent
 from .store import LedgerVerbs, Receipt, TrackingStore, in_ledger
 
 log = logging.getLogger("jobbus.tracked")
@@ -59,6 +61,7 @@ class TrackedQueue(LedgerVerbs):
         self._opened = False
         self._connecting = asyncio.Lock()
         self._connected = False
+        self._bundles = Bundles(broker)
         self._relay = Relay(self.ledger, self._open_broker)
         self._handing_back: set[asyncio.Task[None]] = set()
         self._keeping: asyncio.Task[None] | None = None
@@ -105,7 +108,7 @@ class TrackedQueue(LedgerVerbs):
         """A relay that keeps ``window`` jobs of each queue with the broker, for other processes."""
         return Relay(self.ledger, self._open_broker, window=window, counted=float("inf"))
 
-    async def _open_broker(self) -> BackgroundJobQueue:
+    async def _open_broker(self) -> Bundles:
         if not self._connected:
             if not self._opened:
                 raise BackendUnavailable("this queue is not open: it was closed, or never opened")
@@ -113,7 +116,7 @@ class TrackedQueue(LedgerVerbs):
                 if not self._connected:
                     await self.broker.open()
                     self._connected = True
-        return self.broker
+        return self._bundles
 
     # in
 
@@ -174,7 +177,7 @@ class TrackedQueue(LedgerVerbs):
         broker = await self._open_broker()
         longest = broker.capabilities.max_lease
         kept = lease if longest is None else min(lease, longest)
-        return list(await broker.receive(queue, limit=limit, wait=wait, lease=kept))
+        return await broker.receive(queue, limit=limit, wait=wait, lease=kept)
 
     async def _start_safely(
         self, messages: list[Delivery], queue: str, lease: timedelta, expected: int
@@ -203,7 +206,7 @@ class TrackedQueue(LedgerVerbs):
         for ticket, message in zip(tickets, messages, strict=True):
             first.setdefault((ticket.job_id, ticket.message.prior_attempts), message)
         started = [
-            replace(job, receipt=Receipt(job, first[job.job_id, job.attempt - 1])) for job in jobs
+            with_receipt(job, Receipt(job, first[job.job_id, job.attempt - 1])) for job in jobs
         ]
         used = {id(one.receipt.broker) for one in started}
         try:
@@ -296,9 +299,7 @@ class TrackedQueue(LedgerVerbs):
         done = [Completion(delivery=message) for message in messages]
         await self._tell_broker(lambda broker: broker.complete(done))
 
-    async def _tell_broker(
-        self, call: Callable[[BackgroundJobQueue], Awaitable[Sequence[object]]]
-    ) -> None:
+    async def _tell_broker(self, call: Callable[[Bundles], Awaitable[object]]) -> None:
         """What the broker does not hear is said again when the message comes again."""
         try:
             await call(await self._open_broker())
@@ -385,7 +386,16 @@ def _checked(broker: BackgroundJobQueue, ledger: BackgroundJobQueue) -> Tracking
 
 
 def _for_ledger(settled: Sequence[S]) -> list[S]:
-    return [replace(one, delivery=in_ledger(one.delivery)) for one in settled]
+    return [_told_ledger(one) for one in settled]
+
+
+def _told_ledger(one: S) -> S:
+    delivery = in_ledger(one.delivery)
+    if isinstance(one, Completion):  # the straight path, for which a call is what counts
+        return Completion(
+            delivery=delivery, result=one.result, cancelled=one.cancelled, reason=one.reason
+        )
+    return replace(one, delivery=delivery)
 
 
 def _ours(lost: Sequence[Delivery], settled: Sequence[S]) -> list[Delivery]:

@@ -11,21 +11,15 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
 
-from jobbus.message import Delivery, Message, Priority
-from jobbus.queue import BackgroundJobQueue
+from jobbus.message import Delivery, Message
 from jobbus.store import HandOver, Outbox
 
-TICKET: Final = "jobbus-ticket"
-"""The header of messages that only name a job of the ledger, and the attempts before this one."""
+from .bundles import TICKET, Bundles, divided, tickets_for
+
 SENDING: Final = timedelta(seconds=30)
 """A relay that has not sent within that time is taken to have died."""
 TRAVELLING: Final = timedelta(minutes=2)
 """A message that has brought no worker its job within that time is taken to be lost."""
-_DELIVERIES: Final = 50
-"""How often a ticket may die with its worker: crashes of jobs are the ledger's to count.
-
-As many as RabbitMQ lets us ask for. A ticket that the broker sets aside is one that it lost.
-"""
 _DIGITS: Final = 10
 """Of a number of attempts, in a header that anybody may have written."""
 _COUNTED: Final = 5.0
@@ -52,7 +46,7 @@ class Relay:
     def __init__(
         self,
         ledger: Outbox,
-        broker: Callable[[], Awaitable[BackgroundJobQueue]],
+        broker: Callable[[], Awaitable[Bundles]],
         *,
         window: int = 0,
         counted: float = _COUNTED,
@@ -121,27 +115,20 @@ class Relay:
         waiting = list(handed.messages)
         try:
             broker = await self._broker()
-            size = broker.capabilities.max_batch or len(waiting)
             ranked = broker.capabilities.priorities
-            while waiting:
-                await broker.enqueue([_ticket(m, ranked=ranked) for m in waiting[:size]])
-                del waiting[:size]
+            # What is for other processes goes one by one: they take as many messages as they have
+            # slots.
+            groups = [[m] for m in waiting] if ranked or self._window else divided(waiting)
+            size = broker.capabilities.max_batch or len(groups)
+            for start in range(0, len(groups), size):
+                some = groups[start : start + size]
+                await broker.enqueue([tickets_for(jobs, ranked=ranked) for jobs in some])
+                del waiting[: sum(map(len, some))]
         finally:
             # What a failed call may have sent all the same is sent twice, and started once.
             if waiting:
                 await self._ledger.put_back(claim, _ids(waiting))
         await self._ledger.handed_over(claim, within=TRAVELLING)
-
-
-def _ticket(message: Message, *, ranked: bool) -> Message:
-    """What travels: the job's name only, so that a broker's limits and readers do not matter."""
-    return replace(
-        message,
-        payload=b"{}",
-        headers={TICKET: str(message.prior_attempts)},
-        priority=message.priority if ranked else Priority.NORMAL,
-        max_crashes=_DELIVERIES,
-    )
 
 
 def as_sent(delivery: Delivery) -> Delivery:

@@ -17,8 +17,8 @@ from aiormq.channel import Channel
 
 from jobbus.errors import BackendError, BackendUnavailable, ConfigurationError
 
-from .consuming import Consumer
-from .link import CALL_SECONDS, Link, Missing, address, readable
+from .consuming import Consumer, Source
+from .link import CALL_SECONDS, Detached, Link, Missing, address, readable
 from .options import Options
 from .publishing import Letter, Publisher
 from .topology import Topology
@@ -34,11 +34,14 @@ class Broker:
         self._url = address(options.url)
         self.topology = Topology(options.queue_prefix)
         self.consumers: dict[str, Consumer] = {}
+        self._others: dict[tuple[Source, str], Consumer] = {}
+        """Those that take what no worker receives."""
         self._known: set[str] = set()
         self._publishing: Link | None = None
         self._consuming: Link | None = None
         self._publisher: Publisher | None = None
         self._changing = asyncio.Lock()
+        self._calls = Detached()
         self._open = False
         self.version: tuple[int, ...] | None = None
         """The server's, once it is known."""
@@ -70,7 +73,9 @@ class Broker:
         links = [each for each in (self._consuming, self._publishing) if each is not None]
         self._publishing = self._consuming = self._publisher = None
         self.consumers.clear()
+        self._others.clear()
         await asyncio.gather(*(each.close() for each in links))
+        await self._calls.ended()
 
     async def create(self, queues: Collection[str]) -> list[str]:
         """Declare everything; return the names of the queues. Works on what is not open."""
@@ -108,24 +113,42 @@ class Broker:
             self._known.clear()  # somebody may have deleted it: it is looked for, or made, again
         return outcomes
 
-    async def consumer(self, name: str) -> Consumer:
-        """The queue's consumer, alive."""
+    async def consumer(self, name: str, source: Source = Source.DUE) -> Consumer:
+        """The queue's consumer of this kind, alive."""
         self._check_open()
-        found = self.consumers.get(name)
+        found = self._consumer(name, source)
         if found is not None and found.alive:
             return found
+        return await self._calls.run(self._made_consumer(name, source))
+
+    async def _made_consumer(self, name: str, source: Source) -> Consumer:
         await self._ensure(name)
         async with self._changing:
-            found = self.consumers.get(name)
+            found = self._consumer(name, source)
             if found is None or not found.alive:
                 if found is not None:
                     await found.close()
-                found = await self._new_consumer(name)
-                self.consumers[name] = found
+                found = await self._new_consumer(name, source)
+                if source is Source.DUE:
+                    self.consumers[name] = found
+                else:
+                    self._others[source, name] = found
         return found
+
+    def owns(self, consumer: Consumer) -> bool:
+        """Whether this is the consumer that its queue has now."""
+        return self._consumer(consumer.name, consumer.source) is consumer
+
+    def _consumer(self, name: str, source: Source) -> Consumer | None:
+        if source is Source.DUE:
+            return self.consumers.get(name)
+        return self._others.get((source, name))
 
     async def count(self, queue: str) -> int:
         """Messages ready in a queue, by the broker's name for it; 0 where there is none."""
+        return await self._calls.run(self._count(queue))
+
+    async def _count(self, queue: str) -> int:
         link = await self._publishing_link()
         try:
             with link.translated(f"counting {queue}"):
@@ -159,10 +182,11 @@ class Broker:
                 self._publishing = await self._connected("publish", self._publishing)
             return self._publishing
 
-    async def _new_consumer(self, name: str) -> Consumer:
+    async def _new_consumer(self, name: str, source: Source) -> Consumer:
         if self._consuming is None or not self._consuming.alive:
             self._consuming = await self._connected("consume", self._consuming)
-        consumer = Consumer(self._consuming, name, self.topology.queue(name))
+        queue = self.topology.dead(name) if source is Source.DEAD else self.topology.queue(name)
+        consumer = Consumer(self._consuming, name, queue, source)
         with self._consuming.translated(f"opening a channel to receive from {name}"):
             await consumer.open()
         return consumer
@@ -218,8 +242,11 @@ class Broker:
 
     async def _ensure(self, name: str) -> None:
         """Make the queue, or find it there. Once for each, until one is found missing."""
-        if name in self._known:
-            return
+        if name not in self._known:
+            # To be cancelled half-way would cost the connection, and with it what others send.
+            await self._calls.run(self._made_sure_of(name))
+
+    async def _made_sure_of(self, name: str) -> None:
         link = await self._publishing_link()
         queue = self.topology.queue(name)
         with link.translated(f"{'declaring' if self._creates else 'looking for'} {queue}"):

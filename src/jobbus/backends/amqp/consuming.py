@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Final
 
 from aiormq import exceptions, spec
@@ -23,6 +24,14 @@ from .link import CALL_SECONDS, Detached, Link
 _WIDEST: Final = 2000
 _UNASKED_SECONDS: Final = 5.0
 """How long a message waits here for somebody to take it, before it goes to somebody else."""
+
+
+class Source(Enum):
+    """What a consumer takes. Workers take what is due; the rest is got by :meth:`Consumer.get`."""
+
+    DUE = "due"
+    DELAYED = "delayed"
+    DEAD = "dead"
 
 
 @dataclass(slots=True, eq=False)
@@ -43,8 +52,9 @@ class Receipt:
 class Consumer:
     """What consumes one queue, on a channel of its own. Once it is not :attr:`alive`, for good."""
 
-    def __init__(self, link: Link, name: str, queue: str) -> None:
+    def __init__(self, link: Link, name: str, queue: str, source: Source) -> None:
         self.name = name
+        self.source = source
         self._link = link
         self._queue = queue
         self._channel: Channel | None = None
@@ -99,6 +109,20 @@ class Consumer:
         self._held += len(taken)
         return taken
 
+    async def get(self, limit: int, queue: str | None = None) -> list[DeliveredMessage]:
+        """Up to ``limit`` of what is there now, asked for one by one: nothing more comes along.
+
+        ``queue`` is the broker's name of another queue to look into.
+        """
+        while len(self._buffer) < limit:
+            before = len(self._buffer)
+            await self._calls.run(self._look(queue))
+            if len(self._buffer) == before:
+                break
+        taken = [self._buffer.popleft()[1] for _ in range(min(limit, len(self._buffer)))]
+        self._held += len(taken)
+        return taken
+
     def give_up(self, messages: Iterable[DeliveredMessage]) -> None:
         """Take back, as the next to be taken, what was taken and handed to nobody."""
         now = asyncio.get_running_loop().time()
@@ -130,12 +154,7 @@ class Consumer:
         if not self.alive or self._channel is None:
             return False
         async with self._acknowledging:
-            told = sorted(tags)
-            self._held -= len(told)
-            self._settled.update(told)
-            while self._all_settled_to + 1 in self._settled:
-                self._all_settled_to += 1
-                self._settled.remove(self._all_settled_to)
+            told = self._note_settled(tags)
             run = [tag for tag in told if tag <= self._all_settled_to]
             rest = told[len(run) :]
             try:
@@ -146,6 +165,28 @@ class Consumer:
             except (exceptions.AMQPError, exceptions.ChannelInvalidStateError, OSError):
                 return False
         return True
+
+    async def put_back(self, tags: Iterable[int]) -> bool:
+        """Let go of these only; False when they are not ours any more."""
+        if not self.alive or self._channel is None:
+            return False
+        async with self._acknowledging:
+            try:
+                for tag in self._note_settled(tags):
+                    await self._channel.basic_nack(tag, requeue=True)
+            except (exceptions.AMQPError, exceptions.ChannelInvalidStateError, OSError):
+                return False
+        return True
+
+    def _note_settled(self, tags: Iterable[int]) -> list[int]:
+        """Note that these are settled, and up to which tag all are; the tags in order."""
+        told = sorted(tags)
+        self._held -= len(told)
+        self._settled.update(told)
+        while self._all_settled_to + 1 in self._settled:
+            self._all_settled_to += 1
+            self._settled.remove(self._all_settled_to)
+        return told
 
     async def close(self) -> None:
         """Let go: what is held goes back to the queue, and counts as a delivery unsettled."""
@@ -191,10 +232,11 @@ class Consumer:
             with self._link.translated(f"pausing the consumer of {self._queue}"):
                 await self._open_channel().basic_cancel(tag, timeout=CALL_SECONDS)
 
-    async def _look(self) -> None:
+    async def _look(self, queue: str | None = None) -> None:
         """Ask for one message; what was on its way to the consumer comes before the answer."""
-        with self._link.translated(f"looking into {self._queue}"):
-            found = await self._open_channel().basic_get(self._queue, timeout=CALL_SECONDS)
+        queue = queue or self._queue
+        with self._link.translated(f"looking into {queue}"):
+            found = await self._open_channel().basic_get(queue, timeout=CALL_SECONDS)
         if isinstance(found.delivery, spec.Basic.GetOk):
             await self._arrive(found)
 

@@ -17,7 +17,16 @@ from aiormq.abc import DeliveredMessage
 from jobbus.errors import InvalidJob
 from jobbus.ids import parse_id
 from jobbus.job import Problem
-from jobbus.message import NO_DELAY, Delivery, Message, new_delivery, new_message
+from jobbus.message import (
+    NO_DELAY,
+    DeadLetter,
+    Delivery,
+    Message,
+    new_delivery,
+    new_message,
+)
+
+from .topology import DELIVERY_LIMIT
 
 T = TypeVar("T")
 HEADER: Final = "jobbus"
@@ -26,6 +35,7 @@ VERSION: Final = 1
 _LARGEST_HEADER: Final = 32 * 1024
 """Bytes. Written anew with other escapes, and with a problem, it must fit into a frame: 128 KiB."""
 _LONGEST_MESSAGE: Final = 2_000
+_LONGEST_REASON: Final = 64
 _LONGEST_TRACEBACK: Final = 3_000
 _COUNT: Final = 2**31
 _LAST_MOMENT: Final = 2.0**36
@@ -66,12 +76,14 @@ def check_size(envelope: Envelope) -> None:
         )
 
 
-def properties_of(envelope: Envelope, problem: Problem | None = None) -> spec.Basic.Properties:
-    """What travels beside the payload."""
+def properties_of(
+    envelope: Envelope, problem: Problem | None = None, *, timed_out: bool = False
+) -> spec.Basic.Properties:
+    """What travels beside the payload; with the reason, beside that of a dead letter."""
     message = envelope.message
     headers: dict[str, Any] = {HEADER: _text(_document(envelope))}
     if problem is not None:
-        headers[PROBLEM] = _told(problem)
+        headers[PROBLEM] = _told(problem, timed_out=timed_out)
     return spec.Basic.Properties(
         headers=headers,
         delivery_mode=2,
@@ -132,10 +144,10 @@ def _document(envelope: Envelope) -> dict[str, Any]:
     return document
 
 
-def _told(problem: Problem) -> str:
+def _told(problem: Problem, *, timed_out: bool = False) -> str:
     trace = problem.traceback[-_LONGEST_TRACEBACK:] if problem.traceback else None
     short = replace(problem, message=problem.message[:_LONGEST_MESSAGE], traceback=trace)
-    return _text(asdict(short))
+    return _text(asdict(short) | ({"timed_out": True} if timed_out else {}))
 
 
 def _text(document: dict[str, Any]) -> str:
@@ -154,13 +166,67 @@ def envelope_of(arrived: DeliveredMessage, queue: str) -> Envelope:
     a connection.
     """
     headers = arrived.header.properties.headers or {}
+    return _read(headers, arrived.body, queue, _unsettled(headers))
+
+
+def dead_letter_of(arrived: DeliveredMessage, queue: str, receipt: Any) -> DeadLetter:
+    """Read a message among the dead letters; one that is none of jobbus's gets no job id.
+
+    How often it was delivered there is of no account: that was no attempt.
+    """
+    headers = arrived.header.properties.headers or {}
+    problem, timed_out, deliveries = _end_of(headers)
+    try:
+        envelope = _read(headers, arrived.body, queue, deliveries)
+    except Undecodable as error:
+        foreign = Message(job_id="", job_type="", payload=arrived.body, queue=queue)
+        delivery = Delivery(message=foreign, receipt=receipt, attempt=0)
+        return DeadLetter(
+            delivery=delivery, problem=Problem(kind="undecodable", message=str(error))
+        )
+    before = delivery_of(envelope, receipt, envelope.available_at)
+    return DeadLetter(
+        delivery=replace(before, attempt=envelope.attempts), problem=problem, timed_out=timed_out
+    )
+
+
+def _end_of(headers: dict[str, Any]) -> tuple[Problem, bool, int]:
+    """Why this is a dead letter, whether for its time, and deliveries that nobody settled."""
+    try:
+        told = _JSON.decode(str(headers.get(PROBLEM)))
+        if type(told) is not dict:
+            raise ValueError("it is no object")
+        trace = told.get("traceback")
+        problem = Problem(
+            kind=_given(told, "kind", str),
+            message=_given(told, "message", str),
+            traceback=None if trace is None else str(trace),
+        )
+        return problem, told.get("timed_out") is True, 0
+    except (ValueError, RecursionError):
+        reason = _last_death(headers)
+    # The broker's own doing, of which it says no more.
+    problem = Problem(kind=reason, message=f"RabbitMQ set it aside by itself: {reason}")
+    return problem, False, DELIVERY_LIMIT if reason == "delivery_limit" else 0
+
+
+def _last_death(headers: dict[str, Any]) -> str:
+    """The broker's reason; not its first one, which is that a delay was over."""
+    match headers.get("x-death"):
+        case [{"reason": str() as reason}, *_]:
+            return reason[:_LONGEST_REASON]
+        case _:
+            return "unknown"
+
+
+def _read(headers: dict[str, Any], body: bytes, queue: str, unsettled: int) -> Envelope:
     text = headers.get(HEADER)
     if not isinstance(text, str):
         raise Undecodable(f"it has no header {HEADER!r}")
     try:
         if len(text.encode()) > _LARGEST_HEADER:
             raise ValueError(f"it is larger than {_LARGEST_HEADER} bytes")
-        return _envelope(_JSON.decode(text), arrived.body, queue, _unsettled(headers))
+        return _envelope(_JSON.decode(text), body, queue, unsettled)
     except (ValueError, RecursionError, OverflowError) as error:
         raise Undecodable(f"its header {HEADER!r} cannot be read: {error}") from error
 

@@ -23,6 +23,7 @@ from jobbus.errors import (
     BackendUnavailable,
     ConfigurationError,
     MissingDependency,
+    Unsupported,
 )
 from jobbus.message import (
     DEFAULT_QUEUE,
@@ -41,6 +42,7 @@ try:
 except ImportError as error:
     raise MissingDependency('the SQS backend needs boto3: pip install "jobbus[sqs]"') from error
 
+from .burials import dead_letter_of, grave_of, with_unreadable
 from .envelope import Envelope
 from .limits import (
     FIFO,
@@ -257,7 +259,11 @@ class AwsSqsQueue:
         """One long poll while there is nothing; several requests at once to take what is there."""
         check_lease(lease)
         self._client.check_open()
-        place = await self._places.find(queue)
+        return await self._receive(await self._places.find(queue), limit, wait, lease)
+
+    async def _receive(
+        self, place: Place, limit: int, wait: timedelta, lease: timedelta
+    ) -> Sequence[Delivery]:
         deadline = time.monotonic() + wait.total_seconds()
         if wait <= timedelta(0):
             return await self._look(place, limit, lease)
@@ -286,6 +292,34 @@ class AwsSqsQueue:
         """To the dead-letter queue, with the reasons as message attributes ``jobbus.*``."""
         self._client.check_open()
         return await self._settling.dead_letter(dead)
+
+    @property
+    def gives_delayed(self) -> bool:
+        return False
+
+    async def receive_delayed(self, queue: str, *, limit: int) -> Sequence[Delivery]:
+        raise Unsupported("SQS gives nobody a message before it is due, in 15 minutes at most")
+
+    @property
+    def takes_dead(self) -> bool:
+        return True
+
+    async def receive_dead(
+        self, queue: str, *, limit: int, wait: timedelta, lease: timedelta
+    ) -> Sequence[DeadLetter]:
+        """From the dead-letter queue, which may be that of other queues too.
+
+        Needs the right to receive, hide and delete there.
+        """
+        check_lease(lease)
+        self._client.check_open()
+        place = await self._places.find(queue)
+        grave = grave_of(place, await self._places.dead_letters(place))
+        return [dead_letter_of(one) for one in await self._receive(grave, limit, wait, lease)]
+
+    async def enqueue_dead(self, dead: Sequence[DeadLetter]) -> None:
+        self._client.check_open()
+        await self._settling.enqueue_dead(dead)
 
     async def extend(self, held: Sequence[Delivery], lease: timedelta) -> Sequence[LeaseState]:
         """Up to eleven hours after the receive; then the lease counts as lost."""
@@ -361,8 +395,11 @@ def _receive(client: BlockingClient, ask: Ask) -> list[Delivery]:
         WaitTimeSeconds=ask.seconds,
         VisibilityTimeout=check_lease(ask.lease),
         MessageSystemAttributeNames=list(ATTRIBUTES),
+        MessageAttributeNames=["All"] if ask.place.dead else [],
     )
     arrivals = read(answer, ask.place, asked_at=asked_at, lease=ask.lease)
+    if ask.place.dead:
+        return with_unreadable(arrivals)
     # If it cannot, they come again when their lease is over; what else came must not wait for that.
     with contextlib.suppress(BackendError):
         set_aside(client, arrivals)

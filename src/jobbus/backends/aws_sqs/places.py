@@ -55,6 +55,10 @@ class Places:
         self._naming = naming
         self._found: dict[str, Place] = {}
 
+    @property
+    def fifo(self) -> bool:
+        return self._naming.fifo
+
     def forget(self) -> None:
         """Look all of them up again when they are asked for."""
         self._found.clear()

@@ -165,7 +165,7 @@ class Polls:
 def _suits(standing: Ask, wanted: Ask) -> bool:
     """Whether what ``standing`` may bring is what ``wanted`` asks for, and no more."""
     return (
-        standing.place.queue == wanted.place.queue
+        standing.place.url == wanted.place.url
         and standing.lease == wanted.lease
         and standing.limit <= wanted.limit
     )

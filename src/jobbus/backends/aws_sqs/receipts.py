@@ -19,6 +19,8 @@ from .limits import MAX_BYTES, RESERVE
 LOST: Final = "lost"
 ATTRIBUTES: Final = ("ApproximateReceiveCount", "ApproximateFirstReceiveTimestamp", "SentTimestamp")
 """What a receive asks for beside the bodies."""
+_TOLD: Final = "jobbus."
+"""In front of the names of a dead letter's reasons."""
 _FORBIDDEN: Final = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -34,6 +36,13 @@ class Place:
     """Its MaximumMessageSize in bytes."""
     dead_letters: str | None
     """The URL of its dead-letter queue; None where it has none."""
+    dead: bool = False
+    """It is a dead-letter queue itself."""
+
+    @property
+    def hides(self) -> bool:
+        """Whether what goes back is hidden for a while, instead of sent again as a copy."""
+        return self.fifo or self.dead
 
 
 @dataclass(slots=True, eq=False)
@@ -56,6 +65,8 @@ class Receipt:
     valid_until: float
     ended: str | None = None
     """The verb that settled it, or ``lost``."""
+    told: Mapping[str, str] = field(default_factory=dict)
+    """The reasons beside a dead letter."""
     copied: bool = False
     """What is to take its place has been sent; only the deletion is missing."""
 
@@ -97,6 +108,7 @@ def read(answer: Mapping[str, Any], place: Place, *, asked_at: float, lease: tim
             first_sent=moment(int(said.get("SentTimestamp", time.time() * 1000))),
             taken_at=asked_at,
             valid_until=asked_at + lease.total_seconds(),
+            told=_told(raw) if place.dead else {},
         )
         try:
             envelope = decode(receipt.body)
@@ -143,33 +155,36 @@ def entry(place: Place, envelope: Envelope) -> dict[str, Any]:
 
 
 def dead_entry(
-    receipt: Receipt,
-    problem: Problem,
-    facts: Mapping[str, object],
-    *,
-    identity: str,
-    body: str | None = None,
+    place: Place, problem: Problem, facts: Mapping[str, object], *, identity: str, body: str
 ) -> dict[str, Any]:
-    """The entry that sends a body, or the one received, to the dead letters.
+    """The entry that sends a body to the dead letters of ``place``.
 
     The reasons are attributes beside it, cut to the room that the body leaves.
     """
-    told = {"queue": receipt.place.queue, "problem": problem.kind}
+    told = {"queue": place.queue, "problem": problem.kind}
     told |= {name: str(value) for name, value in facts.items()}
     told |= {"message": problem.message, "traceback": problem.traceback or ""}
-    text = receipt.body if body is None else body
-    sent: dict[str, Any] = {"MessageBody": text}
-    if receipt.place.fifo:
+    sent: dict[str, Any] = {"MessageBody": body}
+    if place.fifo:
         sent["MessageGroupId"] = sent["MessageDeduplicationId"] = identity
     sent["MessageAttributes"] = _attributes(told, min(RESERVE, MAX_BYTES - size_of(sent)))
     return sent
+
+
+def _told(raw: Mapping[str, Any]) -> dict[str, str]:
+    beside = raw.get("MessageAttributes", {})
+    return {
+        name.removeprefix(_TOLD): value.get("StringValue", "")
+        for name, value in beside.items()
+        if name.startswith(_TOLD)
+    }
 
 
 def _attributes(told: Mapping[str, str], room: int) -> dict[str, dict[str, str]]:
     """As much of the text as fits into so many bytes, the first things first."""
     attributes: dict[str, dict[str, str]] = {}
     for name, text in told.items():
-        name, kind = f"jobbus.{name}", "String"
+        name, kind = f"{_TOLD}{name}", "String"
         left = room - len(name) - len(kind)
         value = _allowed(text).encode("utf-8")[: max(left, 0)].decode("utf-8", "ignore")
         if value:

@@ -16,9 +16,10 @@ from typing import Final, TypeVar
 from jobbus.errors import BackendUnavailable, LeaseLost
 from jobbus.message import Abandonment, CountsAs, DeadLetter, Delivery, LeaseState
 
+from .burials import dead_letter_entry
 from .client import BlockingClient, Client, Entry, chunks
-from .envelope import Envelope, encode
-from .limits import LONGEST_HOLD, check_back_off, check_lease
+from .envelope import Envelope
+from .limits import LONGEST_HOLD, check_back_off, check_lease, check_message, check_size
 from .places import Places
 from .receipts import LOST, Arrivals, Receipt, dead_entry, entry
 
@@ -50,9 +51,8 @@ class Settling:
         copies: dict[Receipt, Entry] = {}
         for one in back:
             receipt: Receipt = one.delivery.receipt
-            fifo = receipt.place.fifo
-            seconds = check_back_off(one.delay, fifo=fifo)
-            if fifo:
+            seconds = check_back_off(one.delay, fifo=receipt.place.fifo)
+            if receipt.place.hides:
                 hidden[receipt] = _visibility(receipt, seconds)
             else:
                 copies[receipt] = entry(receipt.place, _counted(one, seconds))
@@ -67,10 +67,24 @@ class Settling:
         targets: dict[Receipt, str] = {}
         for one in dead:
             receipt: Receipt = one.delivery.receipt
-            letters[receipt] = _letter(one)
+            letters[receipt] = dead_letter_entry(one, receipt.place)
             targets[receipt] = await self._places.dead_letters(receipt.place)
         _raise_worst(await self._replace(letters, _BURYING, targets.__getitem__, DEAD_LETTER))
         return _lost([one.delivery for one in dead], DEAD_LETTER)
+
+    async def enqueue_dead(self, dead: Sequence[DeadLetter]) -> None:
+        """Send to the dead-letter queues what was never received here."""
+        by_url: dict[str, list[Entry]] = {}
+        for one in dead:
+            message = one.delivery.message
+            check_message(message, fifo=self._places.fifo)
+            place = await self._places.find(message.queue)
+            sent = dead_letter_entry(one, place)
+            check_size(sent["MessageBody"], message.job_type, place.largest)
+            by_url.setdefault(await self._places.dead_letters(place), []).append(sent)
+        for url, entries in by_url.items():
+            outcomes = await self._client.batch("send_message_batch", _BURYING, url, entries)
+            _raise_worst([one for one in outcomes if one is not None])
 
     async def extend(self, held: Sequence[Delivery], lease: timedelta) -> Sequence[LeaseState]:
         """Hide for ``lease`` from now. What SQS cannot hide for so long any more is lost."""
@@ -150,7 +164,7 @@ def put_back(client: BlockingClient, deliveries: Sequence[Delivery]) -> None:
     if not receipts:
         return
     url = receipts[0].place.url
-    if receipts[0].place.fifo:
+    if receipts[0].place.hides:
         hidden = [_visibility(one, 0) for one in receipts]
         client.batch("change_message_visibility_batch", _HIDING, url, hidden)
         return
@@ -166,7 +180,10 @@ def set_aside(client: BlockingClient, arrivals: Arrivals) -> None:
         target = one.receipt.place.dead_letters
         if target is None:
             continue
-        letter = dead_entry(one.receipt, one.problem, {}, identity=one.receipt.identity)
+        receipt = one.receipt
+        letter = dead_entry(
+            receipt.place, one.problem, {}, identity=receipt.identity, body=receipt.body
+        )
         outcomes = client.batch("send_message_batch", _BURYING, target, [letter])
         _delete_where(client, [one.receipt], outcomes)
 
@@ -204,22 +221,6 @@ def _untouched(delivery: Delivery) -> Envelope:
         crashes=delivery.crashes,
         first_sent=delivery.enqueued_at,
     )
-
-
-def _letter(dead: DeadLetter) -> Entry:
-    """The dead letter: a message that runs again, with its whole budget, if it is moved back."""
-    delivery = dead.delivery
-    message = replace(delivery.message, prior_attempts=delivery.attempt)
-    facts = {
-        "job_id": message.job_id,
-        "job_type": message.job_type,
-        "attempt": delivery.attempt,
-        "failures": delivery.failures,
-        "crashes": delivery.crashes,
-        "timed_out": dead.timed_out,
-    }
-    body = encode(Envelope(message=message, first_sent=delivery.enqueued_at))
-    return dead_entry(delivery.receipt, dead.problem, facts, identity=message.id, body=body)
 
 
 def _own_url(receipt: Receipt) -> str:

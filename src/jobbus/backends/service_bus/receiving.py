@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
@@ -26,6 +26,9 @@ _SLICE: Final = 0.3
 only at the next one; and a lock's age is known as exactly as this."""
 _LEAST_WAIT: Final = 0.1
 """Seconds: the broker must have the time to answer that it has nothing."""
+
+TIMED_OUT: Final = "timed_out"
+"""The reason of a dead letter whose last attempt ran out of time."""
 
 
 class End(Enum):
@@ -61,26 +64,39 @@ class Call:
     """Monotonic seconds."""
 
 
+Deliver = Callable[[ServiceBusReceivedMessage, Call, Clock], Awaitable[Delivery | None]]
+"""Makes a delivery of what came; None for what went elsewhere instead."""
+
+
 async def receive(
-    links: Links, queue: str, entity: str, *, limit: int, wait: timedelta, clock: Clock
+    links: Links,
+    queue: str,
+    entity: str,
+    *,
+    limit: int,
+    wait: timedelta,
+    clock: Clock,
+    deliver: Deliver | None = None,
 ) -> Sequence[Delivery]:
     """Up to ``limit`` deliveries, as soon as there is one; empty after ``wait``."""
+    deliver = deliver or _delivery
     deadline = time.monotonic() + max(wait.total_seconds(), _LEAST_WAIT)
 
     async def look(receiver: ServiceBusReceiver) -> Sequence[Delivery]:
-        while (left := deadline - time.monotonic()) > 0:
+        while True:
             if links.closed:
                 raise BackendUnavailable("the queue was closed")
             call = Call(queue, entity, receiver, time.monotonic())
-            length = min(left, _SLICE)
+            # At least one look, also where opening the link took all of the wait.
+            length = min(max(deadline - call.asked, _LEAST_WAIT), _SLICE)
             async with asyncio.timeout(length + CALL_DEADLINE):
                 found = await receiver.receive_messages(
                     max_message_count=limit, max_wait_time=length
                 )
-            deliveries = [await _delivery(one, call, clock) for one in found]
-            if kept := [one for one in deliveries if one is not None]:
+            deliveries = [await deliver(one, call, clock) for one in found]
+            kept = [one for one in deliveries if one is not None]
+            if kept or time.monotonic() >= deadline:
                 return kept
-        return []
 
     try:
         async with links.receiver(entity) as receiver:

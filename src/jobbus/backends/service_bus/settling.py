@@ -12,8 +12,9 @@ from azure.servicebus.aio import ServiceBusReceiver
 from jobbus.message import Abandonment, Completion, DeadLetter, Delivery
 
 from .failures import LOST, told
-from .links import Links
-from .receiving import Clock, End, Receipt
+from .links import DEAD_LETTERS, Links
+from .receiving import TIMED_OUT, Clock, End, Receipt
+from .scheduled import Appointment
 from .wire import write
 
 T = TypeVar("T")
@@ -56,14 +57,16 @@ class Settling:
         return [answer for answer in answers if not isinstance(answer, BaseException)]
 
     async def complete(self, done: Completion) -> bool:
-        receipt: Receipt = done.delivery.receipt
+        receipt: Receipt | Appointment = done.delivery.receipt
+        if isinstance(receipt, Appointment):
+            return await receipt.cancel()
         if receipt.end is not None:
             return receipt.end is End.COMPLETED
         return await self._end(receipt, End.COMPLETED)
 
     async def dead_letter(self, dead: DeadLetter) -> bool:
         receipt: Receipt = dead.delivery.receipt
-        reason = "timed_out" if dead.timed_out else dead.problem.kind
+        reason = TIMED_OUT if dead.timed_out else dead.problem.kind
 
         async def bury(receiver: ServiceBusReceiver) -> None:
             await receiver.dead_letter_message(
@@ -78,9 +81,14 @@ class Settling:
 
     async def abandon(self, back: Abandonment) -> bool:
         """Send a copy for the next attempt first, and complete this delivery then."""
-        receipt: Receipt = back.delivery.receipt
+        receipt: Receipt | Appointment = back.delivery.receipt
+        if isinstance(receipt, Appointment):
+            receipt.drop()
+            return True
         if receipt.end is not None:
             return receipt.end is End.ABANDONED
+        if receipt.entity.endswith(DEAD_LETTERS):
+            return await self._end(receipt, End.ABANDONED, _release(receipt))
         # The lock before all: whoever has lost it must not send a copy of another's job.
         if not await self.renew(receipt):
             return False
@@ -110,7 +118,11 @@ class Settling:
                 entity, lambda sender: sender.schedule_messages(later, due)
             )
 
-    async def renew(self, receipt: Receipt) -> bool:
+    async def renew(self, receipt: Receipt | Appointment) -> bool:
+        """Whether the lock is held still; what is scheduled has none to lose."""
+        if isinstance(receipt, Appointment):
+            return True
+
         async def renew(receiver: ServiceBusReceiver) -> None:
             await receiver.renew_message_lock(receipt.received)
 
@@ -139,6 +151,15 @@ class Settling:
             except LOST:
                 return False
         return True
+
+
+def _release(receipt: Receipt) -> Callable[[ServiceBusReceiver], Awaitable[None]]:
+    """Back among the dead letters, to which nobody can send a copy."""
+
+    async def release(receiver: ServiceBusReceiver) -> None:
+        await receiver.abandon_message(receipt.received)
+
+    return release
 
 
 def _clean(text: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from jobbus.message import Message
+from jobbus.message import Message, new_message
 from jobbus.store import HandOver
 
 from .hot import best_first, started
@@ -104,14 +104,7 @@ def _claimed(
 
 def _ticket(row: Row, queue: str) -> Message:
     job_id, _, attempt, priority, _, job_type = row
-    return Message(
-        job_id=job_id,
-        job_type=job_type,
-        payload=b"",
-        queue=queue,
-        priority=priority,
-        prior_attempts=attempt,
-    )
+    return new_message(job_id, job_type, b"", queue, priority, prior_attempts=attempt)
 
 
 def _milliseconds(span: timedelta) -> int:
