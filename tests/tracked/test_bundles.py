@@ -13,7 +13,6 @@ from typing import Any, Final
 import pytest
 
 from jobbus.errors import BackendUnavailable
-from jobbus.ids import new_id
 from jobbus.job import JobState
 from jobbus.message import Delivery, Message
 from jobbus.services.relay import relay_once
@@ -23,6 +22,7 @@ from tests.tracked.stage import LEASE, PATIENCE, Stage, job, state, take
 
 SECOND: Final = timedelta(seconds=1)
 MANY: Final = 100
+SOME_ID: Final = "01900000-0000-7000-8000-000000000000"
 pytestmark = pytest.mark.asyncio
 
 
@@ -230,17 +230,32 @@ async def test_a_retry_of_a_job_that_came_in_a_bundle_is_its_second_attempt(stag
         b"[]",
         b"[[1, 2]]",
         b'[["not-an-id", 0]]',
-        json.dumps([[new_id(), -1]]).encode(),
-        json.dumps([[new_id(), 10**10]]).encode(),
-        json.dumps([[new_id(), "0"]]).encode(),
-        json.dumps([[new_id(), 0, 0]]).encode(),
-        json.dumps([[new_id(), 0]] * 1001).encode(),
+        json.dumps([[SOME_ID, -1]]).encode(),
+        json.dumps([[SOME_ID, 10**10]]).encode(),
+        json.dumps([[SOME_ID, "0"]]).encode(),
+        json.dumps([[SOME_ID, 0, 0]]).encode(),
+        json.dumps([[SOME_ID, 0]] * 1001).encode(),
         b"[" * 60_000,
-        json.dumps([[new_id(), 0]]).encode() + b" " * 70_000,
-        json.dumps([[new_id(), 0], [new_id(), -1]]).encode(),
+        json.dumps([[SOME_ID, 0]]).encode() + b" " * 70_000,
+        json.dumps([[SOME_ID, 0], [SOME_ID, -1]]).encode(),
         b"\xff",
     ],
-    ids=lambda body: repr(body[:20]),
+    ids=[
+        "empty",
+        "an object",
+        "no entries",
+        "numbers",
+        "no id",
+        "a negative number",
+        "a large number",
+        "a text for a number",
+        "three values",
+        "too many",
+        "too deep",
+        "too long",
+        "one is wrong",
+        "no text",
+    ],  # the same in every process that collects them
 )
 async def test_a_bundle_that_names_no_jobs_is_dropped(stage: Stage, body: bytes) -> None:
     """Anybody may have written it."""
