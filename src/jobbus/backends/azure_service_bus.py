@@ -2,7 +2,8 @@
 
 A bare broker: it moves messages and remembers nothing. What a queue needs to be is in
 docs/backends/azure-service-bus.md. A lease is a message's lock, which is as long as the queue's
-LockDuration says, five minutes at most, and is renewed for as long as a job runs.
+LockDuration says, five minutes at most, and is renewed for as long as a job runs. In queues that
+require sessions the lock is the session's, and groups keep their order.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ try:
     from .service_bus.links import Links
     from .service_bus.receiving import Clock, receive
     from .service_bus.sending import check, send
+    from .service_bus.sessions import MAX_SESSIONS, Sessions, check_sessions
+    from .service_bus.sessions import extend as extend_sessions
+    from .service_bus.sessions import settle as settle_sessions
     from .service_bus.settling import Settling
     from .service_bus.wire import Carried, write
 except ImportError as error:
@@ -70,7 +74,8 @@ class AzureServiceBusQueue:
     Give a ``connection_string``, or a ``namespace`` (``shop.servicebus.windows.net``) for the
     identity that azure-identity finds. The queue ``default`` is ``queue_name`` there, and every
     other one ``queue_prefix`` and its name. ``lock_duration`` is what the queues have, or are to be
-    created with; no lease is longer.
+    created with; no lease is longer. ``sessions`` says that they require sessions, which groups
+    need; of each queue up to ``max_sessions`` are held at a time.
     """
 
     def __init__(
@@ -83,6 +88,8 @@ class AzureServiceBusQueue:
         queues: Sequence[str] = (DEFAULT_QUEUE,),
         lock_duration: timedelta = timedelta(seconds=60),
         max_message_bytes: int = STANDARD_MESSAGE,
+        sessions: bool = False,
+        max_sessions: int = MAX_SESSIONS,
         clock: Clock = _utc_now,
     ) -> None:
         if (connection_string is None) == (namespace is None):
@@ -100,6 +107,8 @@ class AzureServiceBusQueue:
             raise ConfigurationError(
                 f"max_message_bytes must leave room for a payload: more than {_HEADERS}"
             )
+        if max_sessions < 1:
+            raise ConfigurationError(f"max_sessions must be at least 1, not {max_sessions}")
         self._access = administration.Access(connection_string, namespace)
         self._options: dict[str, Any] = {
             "namespace": namespace,
@@ -108,6 +117,8 @@ class AzureServiceBusQueue:
             "queues": tuple(queues),
             "lock_duration": lock_duration,
             "max_message_bytes": max_message_bytes,
+            "sessions": sessions,
+            "max_sessions": max_sessions,
             "clock": clock,
         }
         self._queue_name = queue_name
@@ -117,8 +128,12 @@ class AzureServiceBusQueue:
         self._clock = clock
         self._links: Links | None = None
         self._settling: Settling
+        self._with_sessions = sessions
+        self._max_sessions = max_sessions
+        self._sessions: Sessions | None = None
         self._capabilities = replace(
             BARE_BROKER,
+            ordered_groups=sessions,
             max_lease=lock_duration,
             max_payload=min(max_message_bytes - _HEADERS, _LARGEST_PAYLOAD),
         )
@@ -141,8 +156,9 @@ class AzureServiceBusQueue:
     async def open(self) -> None:
         """Connect, and see that the queues are there.
 
-        Raises BackendUnavailable when the namespace cannot be reached, and BackendError for
-        credentials that are refused or a queue that is missing.
+        Raises BackendUnavailable when the namespace cannot be reached, BackendError for
+        credentials that are refused or a queue that is missing, and ConfigurationError for one that
+        has no sessions where the settings say that it has.
         """
         if self._links is not None:
             return
@@ -157,13 +173,21 @@ class AzureServiceBusQueue:
     async def _greet(self, queue: str) -> None:
         async def nothing(sender: ServiceBusSender) -> None: ...
 
-        entity = self._entity(queue)
+        entity, links = self._entity(queue), self._open_links()
         with told(f"opening queue {entity!r}"):
-            await self._open_links().with_sender(entity, nothing)
+            checking = [check_sessions(links, entity)] if self._with_sessions else []
+            await asyncio.gather(links.with_sender(entity, nothing), *checking)
 
     async def close(self) -> None:
+        """Let go of all links, but for sessions with messages out: those until they are settled.
+
+        The locks of the others last as long without a link.
+        """
         if self._links is not None:
             links, self._links = self._links, None
+            sessions, self._sessions = self._sessions, None
+            if sessions is not None:
+                await sessions.close()
             await links.close()
 
     def separate(self) -> AzureServiceBusQueue:
@@ -182,7 +206,31 @@ class AzureServiceBusQueue:
                 wanted,
                 lock_duration=self._lock_duration,
                 max_delivery_count=max_delivery_count,
+                sessions=self._with_sessions,
             )
+
+    async def warnings(self) -> list[str]:
+        """What is doubtful about the queues, each with its remedy. Works on a closed queue."""
+        links = Links(self._access.connect)
+        try:
+            asked = [self._entity(name) for name in self._queues]
+            found = await asyncio.gather(*(self._mismatch(links, one) for one in asked))
+        finally:
+            await links.close()
+        return [one for one in found if one]
+
+    async def _mismatch(self, links: Links, entity: str) -> str | None:
+        """What the settings say wrongly of the queue's sessions."""
+        try:
+            with told(f"receiving from queue {entity!r}"):
+                if self._with_sessions:
+                    await check_sessions(links, entity)
+                else:
+                    async with links.receiver(entity):
+                        pass
+        except ConfigurationError as error:
+            return str(error)
+        return None
 
     # in
 
@@ -199,7 +247,8 @@ class AzureServiceBusQueue:
         by_entity: dict[str, list[ServiceBusMessage]] = {}
         for message in messages:
             check(message, self._capabilities)
-            written = write(Carried(message=message), self._due(message))
+            carried = Carried(message=message)
+            written = write(carried, self._due(message), sessions=self._with_sessions)
             by_entity.setdefault(self._entity(message.queue), []).append(written)
         links = self._open_links()
         for entity, batch in by_entity.items():
@@ -221,12 +270,16 @@ class AzureServiceBusQueue:
 
         Where fewer than ``limit`` are there, the client library looks 0.2 s for more. A job whose
         locks have run out ``max_crashes`` times goes to the dead letters, and so does what is no
-        message of jobbus's.
+        message of jobbus's. Raises ConfigurationError for a queue that requires sessions, or has
+        none, unlike the settings say.
         """
         self._check_lease(lease)
         entity = self._entity(queue)
         links = self._open_links()
         with told(f"receiving from queue {entity!r}"):
+            if self._with_sessions:
+                found = self._open_sessions()
+                return await found.receive(queue, entity, limit=limit, wait=wait)
             return await receive(links, queue, entity, limit=limit, wait=wait, clock=self._clock)
 
     def _check_lease(self, lease: timedelta) -> None:
@@ -243,31 +296,42 @@ class AzureServiceBusQueue:
     ) -> Sequence[Delivery]:
         _refuse(connection)
         settling = self._open_settling()
+        if self._with_sessions:
+            return await settle_sessions(done, "complete")
         return await settling.lost([one.delivery for one in done], done, settling.complete)
 
     async def abandon(self, back: Sequence[Abandonment]) -> Sequence[Delivery]:
         """Send a copy for the next attempt, and complete this one.
 
         Service Bus has no abandon with a delay, nor one that takes a count along. The copy goes
-        first: a crash between the two may duplicate the job, and never loses it.
+        first: a crash between the two may duplicate the job, and never loses it. A message of a
+        group is not copied: it keeps its place, and its group waits for it.
         """
         settling = self._open_settling()
+        if self._with_sessions:
+            return await settle_sessions(back, "abandon")
         return await settling.lost([one.delivery for one in back], back, settling.abandon)
 
     async def dead_letter(self, dead: Sequence[DeadLetter]) -> Sequence[Delivery]:
         """To the queue's own dead letters, with the problem as reason and description."""
         settling = self._open_settling()
+        if self._with_sessions:
+            return await settle_sessions(dead, "dead_letter")
         return await settling.lost([one.delivery for one in dead], dead, settling.dead_letter)
 
     async def extend(self, held: Sequence[Delivery], lease: timedelta) -> Sequence[LeaseState]:
         """Renew the locks, each for the queue's LockDuration.
 
         Goes by the locks' tokens, and so through this queue's own connection whichever queue
-        object received the messages.
+        object received the messages. A session's lock goes through the session's own link, which
+        hangs on no loop of its users.
         """
         self._check_lease(lease)
         settling = self._open_settling()
-        kept = await settling.each([settling.renew(one.receipt) for one in held])
+        if self._with_sessions:
+            kept = await extend_sessions(held)
+        else:
+            kept = await settling.each([settling.renew(one.receipt) for one in held])
         return [LeaseState.KEPT if one else LeaseState.LOST for one in kept]
 
     async def get_queue_depth(self, queue: str) -> QueueDepth:
@@ -276,7 +340,7 @@ class AzureServiceBusQueue:
         links = self._open_links()
         try:
             with told(f"counting queue {entity!r}"):
-                return await count(links, entity, self._clock)
+                return await count(links, entity, self._clock, sessions=self._with_sessions)
         except QueueMissing:
             return QueueDepth(ready=0)
 
@@ -294,6 +358,12 @@ class AzureServiceBusQueue:
         if self._links is None:
             raise BackendUnavailable("the Service Bus queue is not open")
         return self._links
+
+    def _open_sessions(self) -> Sessions:
+        if self._sessions is None:
+            most = self._max_sessions
+            self._sessions = Sessions(self._access.connect, self._clock, self._lock_duration, most)
+        return self._sessions
 
     def _open_settling(self) -> Settling:
         self._open_links()

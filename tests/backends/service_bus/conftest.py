@@ -7,17 +7,14 @@ import gc
 import inspect
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 
 import pytest
 import pytest_asyncio
 
 from jobbus.backends.azure_service_bus import AzureServiceBusQueue
 from jobbus.message import NO_DELAY
+from tests.backends.service_bus.sessions import LOCK, QUEUES, SessionNamespace
 from tests.emulators.servicebus import Emulator
-
-QUEUES = ("default", "mail", "video")
-LOCK = timedelta(seconds=60)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -71,3 +68,11 @@ async def queue(namespace: Namespace) -> AzureServiceBusQueue:
             while await namespace.queue.receive(name, limit=50, wait=NO_DELAY, lease=LOCK):
                 pass
     return namespace.queue
+
+
+@pytest.fixture
+def grouped(emulator: Emulator) -> Iterator[SessionNamespace]:
+    """Queues that require sessions, empty."""
+    namespace = SessionNamespace(emulator)
+    yield namespace
+    namespace.delete()

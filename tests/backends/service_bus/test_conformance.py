@@ -12,8 +12,8 @@ from tests.backends.service_bus.conftest import LOCK
 from tests.emulators.servicebus import Emulator
 
 
-class TestAzureServiceBusQueue(QueueConformance):
-    """A bare broker: no ledger, no groups, no priorities."""
+class OnTheEmulator:
+    """Its clock, and leases of its one length."""
 
     silence = timedelta(milliseconds=30)
     # A lease is the queue's lock, whatever was asked for.
@@ -33,3 +33,7 @@ class TestAzureServiceBusQueue(QueueConformance):
 
     def now(self, queue: BackgroundJobQueue) -> datetime:
         return self.emulator.now()
+
+
+class TestAzureServiceBusQueue(OnTheEmulator, QueueConformance):
+    """A bare broker: no ledger, no groups, no priorities."""

@@ -143,7 +143,8 @@ class RequestLink(_Receiving):
         if self._queue is None:
             reply = cbs.answer(request, self.session.broker)
         else:
-            found = management.answer(request, self._queue, self.session.broker)
+            asker = self.session.link_named(request.application.get("associated-link-name"))
+            found = management.answer(request, self._queue, self.session.broker, asker)
             if found is None:
                 self.session.connection.cut()
                 return None
@@ -201,6 +202,7 @@ class ConsumerLink(_Sending):
     ) -> None:
         super().__init__(session, handle)
         self.queue = queue
+        self.name = ""
         self.session_id: str | None = None
         self._presettled = presettled
 

@@ -12,9 +12,9 @@ import weakref
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
-from azure.servicebus import ServiceBusSubQueue
+from azure.servicebus import NEXT_AVAILABLE_SESSION, ServiceBusSubQueue
 from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver, ServiceBusSender
 
 from jobbus.errors import BackendUnavailable
@@ -149,6 +149,28 @@ class Links:
                 self._close_soon(receiver)
             raise
 
+    async def accept(
+        self, entity: str, session_id: str | None, patience: float
+    ) -> ServiceBusReceiver:
+        """Lock this session, or where it is None the next one that has work.
+
+        Raises OperationTimeoutError where none had any for ``patience`` seconds.
+        """
+        self._check_open()
+        wanted: Any = NEXT_AVAILABLE_SESSION if session_id is None else session_id
+        receiver = self._client.get_queue_receiver(
+            entity,
+            session_id=wanted,
+            max_wait_time=patience,
+            prefetch_count=0,
+            socket_timeout=_READ,
+        )
+        return await self._opened(receiver, 2 * patience + CALL_DEADLINE)
+
+    def leave(self, receiver: ServiceBusReceiver) -> None:
+        """Close, which ends the lock of the receiver's session."""
+        self._close_soon(receiver)
+
     async def _open(self, entity: str) -> ServiceBusReceiver:
         name = entity.removesuffix(DEAD_LETTERS)
         receiver = self._client.get_queue_receiver(
@@ -157,9 +179,12 @@ class Links:
             prefetch_count=0,
             socket_timeout=_READ,
         )
+        return await self._opened(receiver, CALL_DEADLINE)
+
+    async def _opened(self, receiver: ServiceBusReceiver, deadline: float) -> ServiceBusReceiver:
         self._receivers.add(receiver)
         try:
-            async with asyncio.timeout(CALL_DEADLINE):
+            async with asyncio.timeout(deadline):
                 await self._enter(receiver)
         except BaseException:
             self._close_soon(receiver)

@@ -1,0 +1,57 @@
+"""Queues that require sessions, for one test each."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from jobbus.backends.azure_service_bus import AzureServiceBusQueue
+from tests.emulators.servicebus import Emulator
+
+LOCK = timedelta(seconds=60)
+QUEUES = ("default", "mail", "video")
+
+
+@dataclass(frozen=True)
+class SessionNamespace:
+    """New queues on the emulator, under a prefix of their own."""
+
+    emulator: Emulator
+    lock: timedelta = LOCK
+    prefix: str = field(default_factory=lambda: f"grouped-{secrets.token_hex(4)}-")
+
+    def __post_init__(self) -> None:
+        for name in QUEUES:
+            self.emulator.create_queue(
+                f"{self.prefix}{name}",
+                lock_duration=self.lock,
+                max_delivery_count=100,
+                requires_session=True,
+            )
+
+    @property
+    def default(self) -> str:
+        """The name of the queue ``default`` there."""
+        return f"{self.prefix}default"
+
+    def connect(self, **options: Any) -> AzureServiceBusQueue:
+        """A queue object, unopened."""
+        given = {"sessions": True, "lock_duration": self.lock, **options}
+        return AzureServiceBusQueue(
+            self.emulator.connection_string,
+            queue_prefix=self.prefix,
+            clock=self.emulator.now,
+            **given,
+        )
+
+    def reset(self) -> None:
+        """End every lease and every session's lock, and remove all messages."""
+        self.emulator.advance(self.lock * 1.1)
+        for name in QUEUES:
+            self.emulator.purge(f"{self.prefix}{name}")
+
+    def delete(self) -> None:
+        for name in QUEUES:
+            self.emulator.delete_queue(f"{self.prefix}{name}")
