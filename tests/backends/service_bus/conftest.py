@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from jobbus.backends.azure_service_bus import AzureServiceBusQueue
 from jobbus.message import NO_DELAY
-from tests.backends.service_bus.sessions import LOCK, QUEUES, SessionNamespace
+from tests.backends.service_bus.places import LOCK, QUEUES, SessionNamespace
 from tests.emulators.servicebus import Emulator
 
 

@@ -21,7 +21,8 @@ from jobbus.errors import (
 from jobbus.job import Problem
 from jobbus.message import CountsAs, DeadLetter, Delivery, LeaseState
 from jobbus.testing.make import back, done, message, messages
-from tests.backends.service_bus.conftest import LOCK, Namespace
+from tests.backends.service_bus.conftest import Namespace
+from tests.backends.service_bus.places import LOCK
 from tests.emulators.servicebus import Emulator, Fault
 from tests.emulators.servicebus.entity import MessageState
 

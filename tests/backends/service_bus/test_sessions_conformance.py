@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from typing import ClassVar
 
 import pytest_asyncio
 
 from jobbus.backends.azure_service_bus import AzureServiceBusQueue
 from jobbus.testing import QueueConformance
-from tests.backends.service_bus.sessions import SessionNamespace
+from tests.backends.service_bus.places import SessionNamespace
 from tests.backends.service_bus.test_conformance import OnTheEmulator
 from tests.emulators.servicebus import Emulator
 
@@ -29,7 +30,7 @@ async def opened(
 class TestQueueThatRequiresSessions(OnTheEmulator, QueueConformance):
     """Groups in order; all else as on the other queues."""
 
-    silence = timedelta(milliseconds=200)
+    silence: ClassVar[timedelta] = timedelta(milliseconds=200)
 
     @pytest_asyncio.fixture(loop_scope="module")
     async def queue(

@@ -14,8 +14,9 @@ from jobbus.message import NO_DELAY
 from jobbus.queue import BackgroundJobQueue
 from jobbus.testing import QueueConformance, StoreConformance
 from jobbus.tracked import TrackedQueue
-from tests.backends.service_bus.conftest import LOCK, Namespace
-from tests.backends.service_bus.conftest import QUEUES as MADE
+from tests.backends.service_bus.conftest import Namespace
+from tests.backends.service_bus.places import LOCK
+from tests.backends.service_bus.places import QUEUES as MADE
 from tests.emulators.servicebus import Emulator
 from tests.tracked.ledgers import (
     EVERY_LEDGER,

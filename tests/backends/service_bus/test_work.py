@@ -14,7 +14,8 @@ import pytest_asyncio
 from jobbus import JobBus, RetryPolicy, Worker, load_settings
 from jobbus.backends.azure_service_bus import AzureServiceBusQueue
 from jobbus.errors import Unsupported
-from tests.backends.service_bus.conftest import LOCK, Namespace
+from tests.backends.service_bus.conftest import Namespace
+from tests.backends.service_bus.places import LOCK
 from tests.emulators.servicebus import Emulator
 from tests.flow.support import NOWHERE, until
 

@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -23,10 +23,11 @@ from jobbus.message import Abandonment, CountsAs, Delivery
 
 from .accounts import Account, decode, encode
 from .failures import ANSWERS, BROKEN_LINK, LOST
+from .hand_outs import Item, SessionReceipt, hand_out
 from .lanes import is_lane
 from .links import CALL_DEADLINE
-from .receiving import POISON, SLICE, End, Receipt, poison_text
-from .wire import Carried, Unreadable, read
+from .receiving import POISON, SLICE, End, poison_text
+from .wire import Unreadable, read
 
 if TYPE_CHECKING:
     from .sessions import SessionPool
@@ -41,28 +42,6 @@ _TICK: Final = 0.5
 _END_OF_TIME: Final = datetime.max.replace(tzinfo=UTC, microsecond=0).timestamp()
 _MOST_OUT: Final = 200
 """Messages of one lane in workers' hands: each takes some forty bytes of the session's state."""
-
-
-@dataclass(slots=True, eq=False)
-class Item:
-    """A message that the broker has locked for this session."""
-
-    received: ServiceBusReceivedMessage
-    carried: Carried
-    account: Account
-
-    @property
-    def number(self) -> int:
-        return self.received.sequence_number or 0
-
-
-@dataclass(slots=True, eq=False, kw_only=True)
-class SessionReceipt(Receipt):
-    """A hand-out under a session's lock."""
-
-    session: HeldSession
-    item: Item
-    valid_until: datetime
 
 
 class HeldSession:
@@ -146,11 +125,10 @@ class HeldSession:
                     break
                 self.pool.review()
                 try:
-                    stepped = await self._step()
+                    if not await self._step():
+                        await self._pause()
                 except ServiceBusServerBusyError:
-                    stepped = False
-                if not stepped:
-                    await self._pause()
+                    await asyncio.sleep(_TICK)
         except LOST:
             self.lose()
         except ANSWERS as error:
@@ -189,7 +167,7 @@ class HeldSession:
         return min(self.pool.share(), most - len(self._out))
 
     async def _pause(self) -> None:
-        if not self._out and self.pool.clock() - self._renewed >= self.pool.lock_duration / 3:
+        if not self._out and self._age >= self.pool.lock_duration / 3:
             await self._renew()  # while it is only kept; what is out, its worker keeps
         pause = _TICK
         if due := self.due:
@@ -258,8 +236,7 @@ class HeldSession:
         sound = [item for item in items if not await self._poisonous(item)]
         if not sound:
             return []
-        lock = self.pool.lock_duration
-        if time.monotonic() - self._renewed_at > lock.total_seconds() / 6:
+        if self._age >= self.pool.lock_duration / 6:
             await self._renew()
         for item in sound:
             item.account.handed += 1
@@ -286,30 +263,10 @@ class HeldSession:
         self._accounts.pop(one.sequence_number or 0, None)
 
     def _delivery(self, item: Item) -> Delivery:
-        message, account, received = item.carried.message, item.account, item.received
-        now = self.pool.clock()
-        enqueued = received.enqueued_time_utc or now
-        since = max(enqueued, datetime.fromtimestamp(account.due, UTC))
-        receipt = SessionReceipt(
-            self.pool.entity,
-            received,
-            self.receiver,
-            item.carried,
-            session=self,
-            item=item,
-            valid_until=self._renewed + self.pool.lock_duration,
-        )
-        self._out[item.number] = receipt
-        return Delivery(
-            message=message,
-            receipt=receipt,
-            attempt=message.prior_attempts + account.handed,
-            failures=item.carried.failures + account.failures,
-            crashes=item.carried.crashes + account.crashes,
-            enqueued_at=enqueued,
-            wait=max(now - since, timedelta(0)),
-            received_at=self._renewed_at,
-        )
+        valid_until = self._renewed + self.pool.lock_duration
+        delivery = hand_out(item, self, valid_until, self._renewed_at)
+        self._out[item.number] = delivery.receipt
+        return delivery
 
     def take_back(self, deliveries: Iterable[Delivery]) -> None:
         """These were handed out to nobody: as if it had not been."""
@@ -410,6 +367,12 @@ class HeldSession:
         async with asyncio.timeout(CALL_DEADLINE):
             await self.receiver.session.renew_lock()
         self._renewed, self._renewed_at = asked, asked_at
+
+    @property
+    def _age(self) -> timedelta:
+        """How long ago the lock was renewed, by the worst of clocks."""
+        waited = timedelta(seconds=min(time.monotonic() - self._renewed_at, 1e6))
+        return max(waited, self.pool.clock() - self._renewed)
 
     async def _write(self) -> None:
         """Set the session's state to what is known now, if it says otherwise."""

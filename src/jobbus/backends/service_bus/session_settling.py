@@ -14,7 +14,7 @@ from .receiving import End, Receipt
 from .settling import Settling
 
 if TYPE_CHECKING:
-    from .held import SessionReceipt
+    from .hand_outs import SessionReceipt
 
 
 class SessionSettling(Settling):

@@ -22,7 +22,8 @@ from azure.servicebus.exceptions import OperationTimeoutError, ServiceBusAuthori
 from jobbus.errors import BackendUnavailable
 from jobbus.message import Abandonment, Completion, DeadLetter, Delivery
 
-from .held import HeldSession, SessionReceipt
+from .hand_outs import SessionReceipt
+from .held import HeldSession
 from .lanes import CHECKS
 from .links import Links
 from .portal import Portal
@@ -73,6 +74,7 @@ class SessionPool:
         self._last_ask = time.monotonic()
         self._held: dict[HeldSession, asyncio.Task[None]] = {}
         self._accepting: set[asyncio.Task[None]] = set()
+        self._rotating = False
 
     async def receive(self, ask: Ask, wait: float) -> Sequence[Delivery]:
         """What comes first, up to the ask's limit; nothing after ``wait`` seconds."""
@@ -159,21 +161,28 @@ class SessionPool:
         if self.closed:
             return
         working = [one for one in self._held if one.due is None]
-        parked = [one for one in self._held if one.due is not None]
+        parked = [one for one in self._held if one.due is not None and not one.retiring]
         if len(parked) > PARKED:
             max(parked, key=lambda one: one.due or self.clock()).retire()
         room = self.home.most - len(working) - len(self._accepting)
         able = sum(one.promising for one in working)
         wanted = sum(ask.limit for ask in self._asks) - able
         need = min(wanted, _ACCEPTING) - len(self._accepting)
-        if self._asks and not self._accepting and any(one.turn_is_over for one in working):
-            need, room = max(need, 1), max(room, 1)
+        if min(need, room) <= 0 and self._asks and not self._accepting:
+            # Whoever has had its turn makes way, if anybody waits.
+            self._rotating = any(one.turn_is_over for one in working)
+            need = room = int(self._rotating)
         for _ in range(min(need, room)):
             task = asyncio.get_running_loop().create_task(self._accept())
             self._accepting.add(task)
-            task.add_done_callback(self._accepting.discard)
+            task.add_done_callback(self._accepted)
         if stir:
             self._stir_all()
+
+    def _accepted(self, task: asyncio.Task[None]) -> None:
+        self._accepting.discard(task)
+        self.home.look_around()
+        self.review()  # those who wait still do, whether or not it found one
 
     async def _accept(self) -> None:
         """Find one more session with work, and start on it."""
@@ -188,7 +197,8 @@ class SessionPool:
         session = HeldSession(receiver, self)
         for other in [one for one in self._held if one.id == session.id]:
             other.lose()  # or it could not have been had
-        self._make_room()
+        if self._rotating:
+            self._make_room()
         self._held[session] = asyncio.get_running_loop().create_task(session.work())
         if self.closed:
             session.retire()
@@ -201,6 +211,7 @@ class SessionPool:
 
     def _make_room(self) -> None:
         """The session that has had its turn for longest makes way for one that waits."""
+        self._rotating = False
         over = [one for one in self._held if one.turn_is_over and one.due is None]
         if over:
             min(over, key=lambda one: one.since).retire()
@@ -213,6 +224,7 @@ class SessionPool:
             task.cancel()
         self._stir_all()
         idle = [task for one, task in self._held.items() if not one.busy]
+        idle += self._accepting
         if idle:
             await asyncio.wait(idle, timeout=_CLOSING)
 
@@ -298,16 +310,17 @@ class Sessions:
     async def _close(self) -> None:
         self._closed = True
         await asyncio.gather(*(pool.close() for pool in self._pools.values()))
-        self._end_if_empty()
+        self.look_around()
         if self._ending is not None:
             await asyncio.wait({self._ending}, timeout=_CLOSING)
 
     def leave(self, receiver: ServiceBusReceiver) -> None:
         """A session is over; on the sessions' own loop."""
         self.links.leave(receiver)
-        self._end_if_empty()
+        self.look_around()
 
-    def _end_if_empty(self) -> None:
+    def look_around(self) -> None:
+        """End, if closed and with no session left."""
         if self._closed and self._ending is None and all(p.empty for p in self._pools.values()):
             self._ending = asyncio.get_running_loop().create_task(self._end())
 

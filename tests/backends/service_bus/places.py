@@ -47,10 +47,10 @@ class SessionNamespace:
         )
 
     def reset(self) -> None:
-        """End every lease and every session's lock, and remove all messages."""
-        self.emulator.advance(self.lock * 1.1)
+        """Remove all messages, and end every lease and every session's lock."""
         for name in QUEUES:
             self.emulator.purge(f"{self.prefix}{name}")
+        self.emulator.advance(self.lock * 1.1)
 
     def delete(self) -> None:
         for name in QUEUES:
