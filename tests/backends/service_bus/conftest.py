@@ -76,3 +76,21 @@ def grouped(emulator: Emulator) -> Iterator[SessionNamespace]:
     namespace = SessionNamespace(emulator)
     yield namespace
     namespace.delete()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def consumer(grouped: SessionNamespace) -> AsyncIterator[AzureServiceBusQueue]:
+    """A queue object on them."""
+    queue = grouped.connect()
+    await queue.open()
+    yield queue
+    await queue.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def another(grouped: SessionNamespace) -> AsyncIterator[AzureServiceBusQueue]:
+    """As another process would have it."""
+    queue = grouped.connect()
+    await queue.open()
+    yield queue
+    await queue.close()

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
 from jobbus.backends.azure_service_bus import AzureServiceBusQueue
+from jobbus.message import Delivery
 from tests.emulators.servicebus import Emulator
 
 LOCK = timedelta(seconds=60)
+PATIENCE = timedelta(seconds=20)
+SILENCE = timedelta(milliseconds=700)
+"""Longer than it takes to open a link."""
 QUEUES = ("default", "mail", "video")
 
 
@@ -55,3 +60,21 @@ class SessionNamespace:
     def delete(self) -> None:
         for name in QUEUES:
             self.emulator.delete_queue(f"{self.prefix}{name}")
+
+
+async def one(queue: AzureServiceBusQueue) -> Delivery:
+    [delivery] = await queue.receive("default", limit=1, wait=PATIENCE, lease=LOCK)
+    return delivery
+
+
+async def nothing(queue: AzureServiceBusQueue) -> bool:
+    return not await queue.receive("default", limit=5, wait=SILENCE, lease=LOCK)
+
+
+async def several(queue: AzureServiceBusQueue, number: int) -> list[Delivery]:
+    held: list[Delivery] = []
+    async with asyncio.timeout(PATIENCE.total_seconds()):
+        while len(held) < number:
+            left = number - len(held)
+            held += await queue.receive("default", limit=left, wait=PATIENCE, lease=LOCK)
+    return held

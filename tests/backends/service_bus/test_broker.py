@@ -22,7 +22,7 @@ from jobbus.job import Problem
 from jobbus.message import CountsAs, DeadLetter, Delivery, LeaseState
 from jobbus.testing.make import back, done, message, messages
 from tests.backends.service_bus.conftest import Namespace
-from tests.backends.service_bus.places import LOCK
+from tests.backends.service_bus.places import LOCK, SessionNamespace
 from tests.emulators.servicebus import Emulator, Fault
 from tests.emulators.servicebus.entity import MessageState
 
@@ -309,3 +309,25 @@ async def test_more_than_a_batch_holds_is_sent_in_several(
 async def test_an_emulators_queues_are_not_ours_to_create(emulator: Emulator) -> None:
     with pytest.raises(ConfigurationError, match="its own configuration"):
         await AzureServiceBusQueue(emulator.connection_string).create()
+
+
+async def test_sending_to_a_queue_that_requires_sessions_names_the_setting(
+    grouped: SessionNamespace,
+) -> None:
+    queue = grouped.connect(sessions=False)
+    await queue.open()
+    try:
+        with pytest.raises(ConfigurationError, match="SESSIONS=true"):
+            await queue.enqueue([message()])
+        with pytest.raises(ConfigurationError, match="SESSIONS=true"):
+            await queue.receive("default", limit=1, wait=SILENCE, lease=LOCK)
+    finally:
+        await queue.close()
+
+
+async def test_a_queue_without_sessions_is_told_when_it_is_opened_for_them(
+    emulator: Emulator,
+) -> None:
+    queue = AzureServiceBusQueue(emulator.connection_string, sessions=True)
+    with pytest.raises(ConfigurationError, match="has no sessions"):
+        await queue.open()
