@@ -7,6 +7,7 @@ import gc
 import inspect
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -94,3 +95,19 @@ async def another(grouped: SessionNamespace) -> AsyncIterator[AzureServiceBusQue
     await queue.open()
     yield queue
     await queue.close()
+
+
+class KeptOpen:
+    """A queue object that outlives the cases: opening a link takes it long."""
+
+    def __init__(self, broker: AzureServiceBusQueue) -> None:
+        self._broker = broker
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._broker, name)
+
+    async def open(self) -> None:
+        """It is."""
+
+    async def close(self) -> None:
+        """It stays open."""

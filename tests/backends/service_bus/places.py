@@ -25,10 +25,11 @@ class SessionNamespace:
 
     emulator: Emulator
     lock: timedelta = LOCK
+    names: tuple[str, ...] = QUEUES
     prefix: str = field(default_factory=lambda: f"grouped-{secrets.token_hex(4)}-")
 
     def __post_init__(self) -> None:
-        for name in QUEUES:
+        for name in self.names:
             self.emulator.create_queue(
                 f"{self.prefix}{name}",
                 lock_duration=self.lock,
@@ -53,12 +54,12 @@ class SessionNamespace:
 
     def reset(self) -> None:
         """Remove all messages, and end every lease and every session's lock."""
-        for name in QUEUES:
+        for name in self.names:
             self.emulator.purge(f"{self.prefix}{name}")
         self.emulator.advance(self.lock * 1.1)
 
     def delete(self) -> None:
-        for name in QUEUES:
+        for name in self.names:
             self.emulator.delete_queue(f"{self.prefix}{name}")
 
 
