@@ -6,6 +6,7 @@ import asyncio
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,22 @@ async def test_under_a_session_that_is_lost_every_verb_says_lost(
     for each in held:
         assert list(await VERBS[verb](queue, each)) == [each]
     assert list(await queue.extend(held, LOCK)) == [LeaseState.LOST] * 2
+
+
+async def test_a_session_whose_job_runs_on_and_on_is_kept_by_its_heartbeat(
+    queue: AzureServiceBusQueue, grouped: SessionNamespace
+) -> None:
+    """SB-2: links that idle for ten minutes are detached. One that renews does not idle."""
+    await queue.enqueue(messages(2, group="a"))
+    held = await one(queue)
+    grouped.emulator.detach_idle_links_after(timedelta(minutes=10))
+    try:
+        for _ in range(30):
+            grouped.emulator.advance(LOCK * 0.7)
+            assert list(await queue.extend([held], LOCK)) == [LeaseState.KEPT]
+        assert not await queue.complete([done(held)])
+    finally:
+        grouped.emulator.detach_idle_links_after(None)
 
 
 @pytest.mark.parametrize("verb", sorted(VERBS))

@@ -144,6 +144,8 @@ class RequestLink(_Receiving):
             reply = cbs.answer(request, self.session.broker)
         else:
             asker = self.session.link_named(request.application.get("associated-link-name"))
+            if asker is not None:
+                asker.touch()  # a link on whose behalf something is asked does not idle
             found = management.answer(request, self._queue, self.session.broker, asker)
             if found is None:
                 self.session.connection.cut()

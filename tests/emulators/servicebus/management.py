@@ -2,7 +2,8 @@
 
 A request names the link on whose behalf it is made (``associated-link-name``,
 https://learn.microsoft.com/azure/service-bus-messaging/service-bus-amqp-request-response). What is
-asked of a session is done for the link that has locked it, and refused to all others.
+asked of a session is done for the link that has locked it, and refused to all others. Renewing
+keeps that link from idling (https://github.com/Azure/azure-sdk-for-net/issues/30310).
 """
 
 from __future__ import annotations

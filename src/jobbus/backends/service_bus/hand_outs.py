@@ -16,6 +16,7 @@ from .wire import Carried
 
 if TYPE_CHECKING:
     from .held import HeldSession
+    from .session_lock import SessionLock
 
 
 @dataclass(slots=True, eq=False)
@@ -41,13 +42,8 @@ class SessionReceipt(Receipt):
     """By the pool's clock. A lane's lock may outlive the lease of one message of many."""
 
 
-def hand_out(
-    item: Item, session: HeldSession, valid_until: datetime, renewed_at: float
-) -> Delivery:
-    """The delivery of a message that is written down as out.
-
-    ``renewed_at``, in monotonic seconds, is when the lock was asked for that holds until then.
-    """
+def hand_out(item: Item, session: HeldSession, lock: SessionLock) -> Delivery:
+    """The delivery of a message that is written down as out, under a lock that is fresh."""
     message, account, received = item.carried.message, item.account, item.received
     now = session.pool.clock()
     enqueued = received.enqueued_time_utc or now
@@ -59,7 +55,7 @@ def hand_out(
         item.carried,
         session=session,
         item=item,
-        valid_until=valid_until,
+        valid_until=lock.valid_until,
     )
     return Delivery(
         message=message,
@@ -69,5 +65,5 @@ def hand_out(
         crashes=item.carried.crashes + account.crashes,
         enqueued_at=enqueued,
         wait=max(now - ready, timedelta(0)),
-        received_at=renewed_at,
+        received_at=lock.renewed_at,
     )

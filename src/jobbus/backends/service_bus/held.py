@@ -27,6 +27,7 @@ from .hand_outs import Item, SessionReceipt, hand_out
 from .lanes import is_lane
 from .links import CALL_DEADLINE
 from .receiving import POISON, SLICE, End, poison_text
+from .session_lock import SessionLock
 from .wire import Unreadable, read
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ _IDLE: Final = 1.0
 _TICK: Final = 0.5
 """Seconds between looks at the clock, by which leases run out and retries fall due."""
 _END_OF_TIME: Final = datetime.max.replace(tzinfo=UTC, microsecond=0).timestamp()
+_UNKNOWN: Final = b""
+"""In place of a state that was sent, as long as nobody has said that it arrived."""
 _MOST_OUT: Final = 200
 """Messages of one lane in workers' hands: each takes some forty bytes of the session's state."""
 
@@ -64,9 +67,7 @@ class HeldSession:
         self._out: dict[int, SessionReceipt] = {}
         self._stir = asyncio.Event()
         self._writing = asyncio.Lock()
-        self._renewal: asyncio.Task[None] | None = None
-        self._renewed = pool.clock()
-        self._renewed_at = float("-inf")
+        self._lock = SessionLock(receiver, pool.clock, pool.lock_duration)
         self._last_work = time.monotonic()
         self._in_vain = False
 
@@ -167,8 +168,8 @@ class HeldSession:
         return min(self.pool.share(), most - len(self._out))
 
     async def _pause(self) -> None:
-        if not self._out and self._age >= self.pool.lock_duration / 3:
-            await self._renew()  # while it is only kept; what is out, its worker keeps
+        if not self._out and self._lock.age >= 1 / 3:
+            await self._lock.renew()  # while it is only kept; what is out, its worker keeps
         pause = _TICK
         if due := self.due:
             pause = min(pause, max((due - self.pool.clock()).total_seconds(), 0.01))
@@ -212,19 +213,25 @@ class HeldSession:
         # They come in order. Whom the state names, and who has not come by now, is gone.
         last = max((one.sequence_number or 0 for one in found), default=None)
         self._unseen = {n for n in self._unseen if last is not None and n > last}
+        unreadable: list[tuple[ServiceBusReceivedMessage, str]] = []
         for one in found:
-            number = one.sequence_number or 0
             try:
                 carried = read(one, self.pool.queue)
             except Unreadable as problem:
-                await self._bury(one, "undecodable", str(problem))
+                unreadable.append((one, str(problem)))
                 continue
-            account = self._accounts.setdefault(number, Account())
+            account = self._accounts.setdefault(one.sequence_number or 0, Account())
             self._stock.append(Item(one, carried, account))
+        for one, problem_text in unreadable:
+            await self._bury(one, "undecodable", problem_text)
 
     async def _hand_out(self, number: int) -> None:
-        items = [self._stock.popleft() for _ in range(min(number, len(self._stock)))]
+        items: list[Item] = []
         try:
+            while self._stock and len(items) < number:
+                items.append(self._stock.popleft())
+                if await self._is_poison(items[-1]):
+                    items.pop()
             deliveries = await self._lease(items)
         except BaseException:
             self._stock.extendleft(reversed(items))
@@ -233,24 +240,24 @@ class HeldSession:
 
     async def _lease(self, items: Sequence[Item]) -> list[Delivery]:
         """Write down that these are out, under a lock that is fresh; then they are."""
-        sound = [item for item in items if not await self._poisonous(item)]
-        if not sound:
+        if not items:
             return []
-        if self._age >= self.pool.lock_duration / 6:
-            await self._renew()
-        for item in sound:
+        if self._lock.age >= 1 / 6:
+            await self._lock.renew()
+        for item in items:
             item.account.handed += 1
             item.account.out = True
         try:
             await self._write()
         except BaseException:
-            for item in sound:
+            for item in items:
                 item.account.handed -= 1
                 item.account.out = False
             raise
-        return [self._delivery(item) for item in sound]
+        return [self._delivery(item) for item in items]
 
-    async def _poisonous(self, item: Item) -> bool:
+    async def _is_poison(self, item: Item) -> bool:
+        """Whether it has been through too many hands, and so is with the dead letters now."""
         crashes = item.carried.crashes + item.account.crashes
         if crashes < item.carried.message.max_crashes:
             return False
@@ -263,8 +270,7 @@ class HeldSession:
         self._accounts.pop(one.sequence_number or 0, None)
 
     def _delivery(self, item: Item) -> Delivery:
-        valid_until = self._renewed + self.pool.lock_duration
-        delivery = hand_out(item, self, valid_until, self._renewed_at)
+        delivery = hand_out(item, self, self._lock)
         self._out[item.number] = delivery.receipt
         return delivery
 
@@ -349,30 +355,12 @@ class HeldSession:
         """Renew the session's lock, and so this lease; the session's other leases run on."""
 
         async def renew(receiver: ServiceBusReceiver) -> None:
-            await self._renew()
+            await self._lock.renew()
 
         if not await self.act(receipt, renew) or not self.holds(receipt):
             return False
-        receipt.valid_until = self._renewed + self.pool.lock_duration
+        receipt.valid_until = self._lock.valid_until
         return True
-
-    async def _renew(self) -> None:
-        """One renewal for all who ask meanwhile."""
-        if self._renewal is None or self._renewal.done():
-            self._renewal = asyncio.create_task(self._renew_lock())
-        await asyncio.shield(self._renewal)
-
-    async def _renew_lock(self) -> None:
-        asked, asked_at = self.pool.clock(), time.monotonic()
-        async with asyncio.timeout(CALL_DEADLINE):
-            await self.receiver.session.renew_lock()
-        self._renewed, self._renewed_at = asked, asked_at
-
-    @property
-    def _age(self) -> timedelta:
-        """How long ago the lock was renewed, by the worst of clocks."""
-        waited = timedelta(seconds=min(time.monotonic() - self._renewed_at, 1e6))
-        return max(waited, self.pool.clock() - self._renewed)
 
     async def _write(self) -> None:
         """Set the session's state to what is known now, if it says otherwise."""
@@ -384,6 +372,7 @@ class HeldSession:
             state = encode(kept)
             if state == self._written:
                 return
+            self._written = _UNKNOWN
             async with asyncio.timeout(CALL_DEADLINE):
                 await self.receiver.session.set_state(state)
             self._written = state

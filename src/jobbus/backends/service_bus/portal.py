@@ -64,16 +64,18 @@ class Portal:
         finally:
             with self._lock:
                 self._ended = True
-            self._cancel_all()
+            self._loop.run_until_complete(_cancel_all())
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
             self._loop.close()
 
-    def _cancel_all(self) -> None:
-        tasks = asyncio.all_tasks(self._loop)
-        for task in tasks:
+
+async def _cancel_all() -> None:
+    """Also what was asked for at the last moment, and has not begun."""
+    await asyncio.sleep(0)
+    while others := asyncio.all_tasks() - {asyncio.current_task()}:
+        for task in others:
             task.cancel()
-        if tasks:
-            self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        await asyncio.gather(*others, return_exceptions=True)
 
 
 def _pass_on(done: Future[T], answer: asyncio.Future[T]) -> None:

@@ -9,14 +9,22 @@ from azure.servicebus import ServiceBusMessage
 from azure.servicebus.aio import ServiceBusSender
 from azure.servicebus.exceptions import MessageSizeExceededError
 
-from jobbus.errors import InvalidJob, PayloadTooLarge
+from jobbus.errors import InvalidJob, PayloadTooLarge, Unsupported
 from jobbus.ids import parse_id
 from jobbus.message import Capabilities, Message
-from jobbus.queue import refuse_beyond
+from jobbus.queue import LEDGER_REMEDY, refuse_beyond
+
+from .failures import SESSIONS_SETTING
 
 
 def check(message: Message, can: Capabilities) -> None:
     """Raises Unsupported, InvalidJob or PayloadTooLarge for what must not be sent."""
+    if message.group is not None and not can.ordered_groups:
+        raise Unsupported(
+            f"{message.job_type} belongs to the group {message.group!r}, and Service Bus keeps "
+            f"order in queues that require sessions only: set {SESSIONS_SETTING}=true and create "
+            f"such queues, or {LEDGER_REMEDY}"
+        )
     refuse_beyond(message, can, "Service Bus by itself")
     for name in (message.job_id, message.parent_id):
         if name is not None and parse_id(name) != name:
