@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from jobbus.backends.azure_service_bus import AzureServiceBusQueue
+from jobbus.errors import BackendUnavailable
 from jobbus.message import Delivery
 from tests.emulators.servicebus import Emulator
 
@@ -79,3 +80,13 @@ async def several(queue: AzureServiceBusQueue, number: int) -> list[Delivery]:
             left = number - len(held)
             held += await queue.receive("default", limit=left, wait=PATIENCE, lease=LOCK)
     return held
+
+
+async def patiently(queue: AzureServiceBusQueue) -> Delivery:
+    """The next delivery, once the links that were cut are opened again."""
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                return await one(queue)
+            except BackendUnavailable:
+                await asyncio.sleep(0.05)

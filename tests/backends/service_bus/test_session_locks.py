@@ -14,10 +14,16 @@ from azure.servicebus import ServiceBusMessage
 from azure.servicebus.aio import ServiceBusClient
 
 from jobbus.backends.azure_service_bus import AzureServiceBusQueue
-from jobbus.errors import BackendUnavailable
 from jobbus.message import Delivery, LeaseState
 from jobbus.testing.make import back, dead, done, message, messages
-from tests.backends.service_bus.places import LOCK, SessionNamespace, nothing, one, several
+from tests.backends.service_bus.places import (
+    LOCK,
+    SessionNamespace,
+    nothing,
+    one,
+    patiently,
+    several,
+)
 
 Settle = Callable[[AzureServiceBusQueue, Delivery], Awaitable[Sequence[Delivery]]]
 VERBS: dict[str, Settle] = {
@@ -75,20 +81,10 @@ async def test_a_cut_connection_loses_the_session_and_says_so(
     held = await one(queue)
     assert grouped.emulator.cut_connections() > 0
     assert list(await VERBS[verb](queue, held)) == [held]
-    again = await _patiently(queue)
+    again = await patiently(queue)
     assert (again.job_id, again.attempt, again.crashes) == (first.job_id, 2, 1)
     assert not await queue.complete([done(again)])
     assert (await one(queue)).job_id == second.job_id
-
-
-async def _patiently(queue: AzureServiceBusQueue) -> Delivery:
-    """The next delivery, once the links that were cut are opened again."""
-    async with asyncio.timeout(30):
-        while True:
-            try:
-                return await one(queue)
-            except BackendUnavailable:
-                await asyncio.sleep(0.05)
 
 
 async def test_a_job_whose_worker_lets_its_lease_lapse_is_counted_though_its_lane_is_kept(

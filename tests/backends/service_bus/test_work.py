@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
@@ -14,6 +14,7 @@ import pytest_asyncio
 from jobbus import JobBus, RetryPolicy, Worker, load_settings
 from jobbus.backends.azure_service_bus import AzureServiceBusQueue
 from jobbus.errors import ConfigurationError, Unsupported
+from jobbus.message import Completion, Delivery
 from tests.backends.service_bus.conftest import Namespace
 from tests.backends.service_bus.places import LOCK, SessionNamespace
 from tests.emulators.servicebus import Emulator
@@ -112,11 +113,23 @@ async def test_a_handler_that_blocks_the_event_loop_keeps_its_lease(
     assert len(runs) == 1
 
 
-async def test_a_handler_that_blocks_the_event_loop_keeps_its_session(emulator: Emulator) -> None:
+async def test_a_handler_that_blocks_the_event_loop_keeps_its_session(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The session's lock lives on a loop of its own; the heartbeat asks for its renewal there."""
     place = SessionNamespace(emulator, lock=timedelta(seconds=4))
+    queue = place.connect()
     runs: list[int] = []
-    async with JobBus(PLAIN, queue=place.connect()) as bus:
+    lost: list[Delivery] = []
+    complete = queue.complete
+
+    async def observed(done: Sequence[Completion]) -> Sequence[Delivery]:
+        gone = await complete(done)
+        lost.extend(gone)
+        return gone
+
+    monkeypatch.setattr(queue, "complete", observed)
+    async with JobBus(PLAIN, queue=queue) as bus:
 
         @bus.job(name="block")
         async def block(number: int) -> None:
@@ -126,7 +139,7 @@ async def test_a_handler_that_blocks_the_event_loop_keeps_its_session(emulator: 
         await block.options(group="tenant").enqueue(1)
         async with at_work(bus, lease=place.lock):
             await until(lambda: bool(runs) and emulator.count(place.default) == 0)
-    assert runs == [1]
+    assert (runs, lost) == ([1], [])
     assert not emulator.dead_letters(place.default)
 
 
