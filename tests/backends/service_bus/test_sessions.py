@@ -6,8 +6,10 @@ import asyncio
 from datetime import timedelta
 
 import pytest
+from azure.servicebus.exceptions import ServiceBusAuthorizationError
 
 from jobbus.backends.azure_service_bus import AzureServiceBusQueue
+from jobbus.backends.service_bus.links import Links
 from jobbus.errors import BackendUnavailable
 from jobbus.message import NO_DELAY, CountsAs
 from jobbus.testing.make import back, done, message, messages
@@ -21,7 +23,7 @@ from tests.backends.service_bus.places import (
     patiently,
     several,
 )
-from tests.emulators.servicebus import Fault
+from tests.emulators.servicebus import Emulator, Fault
 
 MINUTE = timedelta(minutes=1)
 
@@ -250,3 +252,49 @@ async def test_any_text_may_name_a_group(
     held = await several(queue, len(names))
     assert sorted(each.message.group or "" for each in held) == sorted(names)
     assert await nothing(queue)
+
+
+async def test_more_groups_may_back_off_than_are_kept(
+    queue: AzureServiceBusQueue, grouped: SessionNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are let go and found again: their order and their time stand in their states."""
+    monkeypatch.setattr("jobbus.backends.service_bus.sessions.PARKED", 1)
+    names = ("a", "b", "c")
+    await queue.enqueue([message(group=name) for name in names for _ in range(2)])
+    firsts = await several(queue, len(names))
+    assert not await queue.abandon([back(held, MINUTE / 3) for held in firsts])
+    for _ in range(3):
+        assert await nothing(queue)
+    grouped.emulator.advance(MINUTE / 3)
+    again = await several(queue, len(names))
+    assert {held.job_id for held in again} == {held.job_id for held in firsts}
+    assert {(held.attempt, held.failures, held.crashes) for held in again} == {(2, 1, 0)}
+
+
+async def test_a_broker_that_has_gone_away_is_told_to_those_who_receive() -> None:
+    with Emulator() as emulator:
+        place = SessionNamespace(emulator)
+        queue = place.connect()
+        await queue.open()
+        await queue.enqueue([message(group="a"), message(group="a")])
+        held = await one(queue)
+    try:
+        with pytest.raises(BackendUnavailable, match="receiving from queue"):
+            await queue.receive("default", limit=1, wait=PATIENCE, lease=LOCK)
+        assert list(await queue.complete([done(held)])) == [held]
+    finally:
+        await queue.close()
+
+
+async def test_whoever_may_not_receive_may_open_a_queue_with_sessions_to_send(
+    grouped: SessionNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*asked: object) -> None:
+        raise ServiceBusAuthorizationError
+
+    monkeypatch.setattr(Links, "accept", refuse)
+    producer = grouped.connect()
+    await producer.open()
+    await producer.enqueue([message(group="a")])
+    await producer.close()
+    assert grouped.emulator.count(grouped.default) == 1
