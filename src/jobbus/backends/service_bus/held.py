@@ -8,6 +8,7 @@ a lane many are handed out.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -173,11 +174,9 @@ class HeldSession:
         pause = _TICK
         if due := self.due:
             pause = min(pause, max((due - self.pool.clock()).total_seconds(), 0.01))
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(pause):
                 await self._stir.wait()
-        except TimeoutError:
-            pass
 
     def _leaves(self) -> bool:
         if self._out:
@@ -189,10 +188,10 @@ class HeldSession:
 
     async def _leave(self) -> None:
         try:
-            if not self._lost:
-                await self._write()
-        except (*LOST, *ANSWERS, *BROKEN_LINK):
-            pass  # what is written there names messages that are gone, or exaggerates by one crash
+            # What else is written there names messages that are gone, or tells of a crash too many.
+            with contextlib.suppress(*LOST, *ANSWERS, *BROKEN_LINK):
+                if not self._lost:
+                    await self._write()
         finally:
             self.lose()
             self.pool.left(self)
