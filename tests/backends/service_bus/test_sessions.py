@@ -171,27 +171,44 @@ async def test_two_consumers_never_share_a_group(
 
 
 async def test_a_consumer_leaves_groups_that_it_has_no_use_for_to_others(
-    queue: AzureServiceBusQueue, another: AzureServiceBusQueue
+    queue: AzureServiceBusQueue, another: AzureServiceBusQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has one slot, and a group that keeps it at work."""
-    await queue.enqueue([message(group="busy") for _ in range(400)])
+    monkeypatch.setattr("jobbus.backends.service_bus.held.TURN", 1000.0)
+    await queue.enqueue([message(group="busy") for _ in range(9)])
     others: set[str | None] = {"b", "c", "d"}
 
     async def work_in_one_slot() -> None:
-        while True:
+        while not served.is_set():
             held = await one(queue)
             assert held.message.group == "busy"
+            await queue.enqueue([message(group="busy")])
             assert not await queue.complete([done(held)])
 
+    served = asyncio.Event()
     first = await one(queue)
     await queue.enqueue([message(group=name) for name in others if name])
     assert not await queue.complete([done(first)])
     working = asyncio.create_task(work_in_one_slot())
     await asyncio.sleep(SILENCE.total_seconds())  # it could have found them by now
     assert {held.message.group for held in await several(another, 3)} == others
-    working.cancel()
-    await asyncio.wait({working})
-    assert working.cancelled()
+    served.set()
+    await working
+
+
+async def test_a_link_that_the_client_library_has_used_up_is_replaced_in_good_time(
+    queue: AzureServiceBusQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobbus.backends.service_bus.held.MOST_REQUESTS", 4)
+    batch = messages(9, group="a")
+    await queue.enqueue(batch)
+    links = set()
+    for expected in batch:
+        held = await one(queue)
+        assert (held.job_id, held.attempt) == (expected.job_id, 1)
+        links.add(held.receipt.receiver)
+        assert not await queue.complete([done(held)])
+    assert len(links) >= 3
 
 
 async def test_many_groups_get_their_turn_where_few_are_held_at_a_time(

@@ -39,6 +39,9 @@ TURN: Final = 10.0
 """Seconds that a session is kept although it has work, where another one waits."""
 _IDLE: Final = 1.0
 """Seconds without a message after which a session is let go."""
+MOST_REQUESTS: Final = 5000
+"""After so many a session is let go, to be had again on another link. azure-servicebus 7.15 takes
+10,000 replies on one link (DEFAULT_LINK_CREDIT), never allows more, and waits for ever then."""
 _TICK: Final = 0.5
 """Seconds between looks at the clock, by which leases run out and retries fall due."""
 _END_OF_TIME: Final = datetime.max.replace(tzinfo=UTC, microsecond=0).timestamp()
@@ -64,6 +67,7 @@ class HeldSession:
         self._unseen: set[int] = set()
         """Of whom the state told, and who have not come yet."""
         self._written: bytes | None = None
+        self._writes = 0
         self._stock: deque[Item] = deque()
         self._out: dict[int, SessionReceipt] = {}
         self._stir = asyncio.Event()
@@ -122,6 +126,7 @@ class HeldSession:
             await self._load()
             while not self._lost:
                 self._stir.clear()
+                self.retiring |= self._writes + self._lock.renewals >= MOST_REQUESTS
                 self._end_leases()
                 if self._lost or self._leaves():
                     break
@@ -372,6 +377,7 @@ class HeldSession:
             if state == self._written:
                 return
             self._written = _UNKNOWN
+            self._writes += 1
             async with asyncio.timeout(CALL_DEADLINE):
                 await self.receiver.session.set_state(state)
             self._written = state

@@ -18,6 +18,7 @@ class SessionLock:
     def __init__(self, receiver: ServiceBusReceiver, clock: Clock, duration: timedelta) -> None:
         self.renewed_at = float("-inf")
         """Monotonic seconds just before the last renewal; its first term is of unknown age."""
+        self.renewals = 0
         self._receiver = receiver
         self._clock = clock
         self._duration = duration
@@ -43,6 +44,7 @@ class SessionLock:
 
     async def _renew(self) -> None:
         asked, asked_at = self._clock(), time.monotonic()
+        self.renewals += 1
         async with asyncio.timeout(CALL_DEADLINE):
             await self._receiver.session.renew_lock()
         self._renewed, self.renewed_at = asked, asked_at
