@@ -261,6 +261,28 @@ async def test_a_renewal_that_the_broker_has_no_time_for_is_no_lost_lease(
     assert list(await queue.extend([held], LOCK)) == [LeaseState.KEPT]
 
 
+async def test_a_link_that_the_client_library_has_used_up_is_replaced_in_good_time(
+    namespace: Namespace, queue: AzureServiceBusQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for ever for the reply to its ten thousand and first request."""
+    monkeypatch.setattr("jobbus.backends.service_bus.links.MOST_REQUESTS", 3)
+    await queue.enqueue(messages(6))
+    heartbeat = namespace.connect()
+    await heartbeat.open()
+    links = set()
+    try:
+        held = [await one(queue) for _ in range(6)]
+        for each in held:
+            assert list(await heartbeat.extend([each], LOCK)) == [LeaseState.KEPT]
+            assert heartbeat._links is not None
+            links |= set(heartbeat._links._by_token.values())
+            assert not await queue.abandon([back(each, timedelta(hours=1))])
+    finally:
+        await heartbeat.close()
+    assert len(links) == 3
+    assert namespace.emulator.count("default", MessageState.SCHEDULED) == 6
+
+
 async def test_a_missing_queue_is_told_when_it_is_opened(emulator: Emulator) -> None:
     queue = AzureServiceBusQueue(emulator.connection_string, queue_prefix="nowhere-")
     with pytest.raises(BackendError, match=r"'nowhere-default'.*jobbus doctor --create"):

@@ -88,4 +88,4 @@ async def _peek_all(links: Links, entity: str, start: int) -> list[ServiceBusRec
         )
         return found
 
-    return await links.with_sender(entity, look)
+    return await links.with_sender(entity, look, asks=True)

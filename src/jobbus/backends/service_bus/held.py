@@ -26,7 +26,7 @@ from .accounts import Account, decode, encode
 from .failures import ANSWERS, BROKEN_LINK, LOST
 from .hand_outs import Item, SessionReceipt, hand_out
 from .lanes import is_lane
-from .links import CALL_DEADLINE
+from .links import CALL_DEADLINE, MOST_REQUESTS
 from .receiving import POISON, SLICE, End, poison_text
 from .session_lock import SessionLock
 from .wire import Unreadable, read
@@ -39,9 +39,6 @@ TURN: Final = 10.0
 """Seconds that a session is kept although it has work, where another one waits."""
 _IDLE: Final = 1.0
 """Seconds without a message after which a session is let go."""
-MOST_REQUESTS: Final = 5000
-"""After so many a session is let go, to be had again on another link. azure-servicebus 7.15 takes
-10,000 replies on one link (DEFAULT_LINK_CREDIT), never allows more, and waits for ever then."""
 _TICK: Final = 0.5
 """Seconds between looks at the clock, by which leases run out and retries fall due."""
 _END_OF_TIME: Final = datetime.max.replace(tzinfo=UTC, microsecond=0).timestamp()

@@ -95,7 +95,9 @@ class Settling:
             # Lost in between: whoever has the message now sends a copy of his own.
             with told(f"calling a job back from queue {receipt.entity!r}"):
                 await self._links.with_sender(
-                    receipt.entity, lambda sender: sender.cancel_scheduled_messages(numbers)
+                    receipt.entity,
+                    lambda sender: sender.cancel_scheduled_messages(numbers),
+                    asks=True,
                 )
         return False
 
@@ -110,7 +112,7 @@ class Settling:
             due = self._clock() + back.delay
             later = write(again, due, sessions=self.sessions)
             return await self._links.with_sender(
-                entity, lambda sender: sender.schedule_messages(later, due)
+                entity, lambda sender: sender.schedule_messages(later, due), asks=True
             )
 
     async def renew(self, receipt: Receipt) -> bool:
