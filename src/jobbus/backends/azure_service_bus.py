@@ -240,8 +240,9 @@ class AzureServiceBusQueue:
         """Send; what is refused is refused before anything is sent.
 
         All or nothing within one queue, as far as the messages fit into one batch of the broker's
-        (256 KB in the Standard tier, else 1 MB). More go in several batches, in order, and a
-        failure between two leaves the first ones sent.
+        (256 KB in the Standard tier, else 1 MB), and belong to one session where the queue requires
+        them. More go in several batches, in order, and a failure between two leaves the first ones
+        sent.
         """
         _refuse(connection)
         by_entity: dict[str, list[ServiceBusMessage]] = {}

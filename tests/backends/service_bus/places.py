@@ -36,6 +36,7 @@ class SessionNamespace:
                 lock_duration=self.lock,
                 max_delivery_count=100,
                 requires_session=True,
+                partitioned=True,
             )
 
     @property

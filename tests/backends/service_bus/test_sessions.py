@@ -271,6 +271,15 @@ async def test_any_text_may_name_a_group(
     assert await nothing(queue)
 
 
+@pytest.mark.parametrize("size", [160, 280])
+async def test_a_batch_is_never_a_few_bytes_larger_than_the_broker_takes(
+    queue: AzureServiceBusQueue, grouped: SessionNamespace, size: int
+) -> None:
+    """The library does not count what it puts around the messages: the first one's session."""
+    await queue.enqueue(messages(900, payload=b"x" * size, group="g" * 128))
+    assert grouped.emulator.count(grouped.default) == 900
+
+
 async def test_more_groups_may_back_off_than_are_kept(
     queue: AzureServiceBusQueue, grouped: SessionNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

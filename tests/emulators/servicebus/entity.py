@@ -36,6 +36,8 @@ class QueueOptions:
     lock_duration: timedelta = timedelta(seconds=60)
     max_delivery_count: int = 10
     requires_session: bool = False
+    partitioned: bool = False
+    """One batch goes to one partition, and so may have one session only."""
     duplicate_window: timedelta | None = None
     """How long message ids are remembered; None detects no duplicates."""
     max_message_bytes: int = 256 * 1024

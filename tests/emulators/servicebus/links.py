@@ -120,6 +120,9 @@ class ProducerLink(_Receiving):
         if self._queue.options.requires_session and not all(one.session_id for one in messages):
             text = "messages to this queue need a session id"
             return performative(Code.REJECTED, [error("amqp:not-allowed", text)])
+        if self._queue.options.partitioned and len({one.session_id for one in messages}) > 1:
+            text = "batching messages with distinct SessionId is not supported on this entity"
+            return performative(Code.REJECTED, [error("amqp:not-allowed", text)])
         for one in messages:
             self._queue.add(one)
         return None

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 Act = Callable[[ServiceBusReceiver], Awaitable[object]]
 TURN: Final = 10.0
 """Seconds that a session is kept although it has work, where another one waits."""
-_IDLE: Final = 1.0
+_IDLE: Final = 0.5
 """Seconds without a message after which a session is let go."""
 _TICK: Final = 0.5
 """Seconds between looks at the clock, by which leases run out and retries fall due."""

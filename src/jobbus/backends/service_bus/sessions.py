@@ -39,8 +39,9 @@ PARKED: Final = 64
 """Groups that are kept while their first message waits for its retry, beyond those at work."""
 QUIET: Final = 2.0
 """Seconds after the last receive when sessions that have nothing out are let go."""
-_ACCEPTING: Final = 4
-"""Links that look for sessions at one time. Opening one takes half a second."""
+_ACCEPTING: Final = 8
+"""Links that look for sessions at one time, as long as each finds one; else fewer, down to one.
+Opening one takes half a second."""
 _PATIENCE: Final = 20.0
 """Seconds that such a link waits for a session before another one is opened."""
 _CLOSING: Final = 5.0
@@ -74,6 +75,8 @@ class SessionPool:
         self._last_ask = time.monotonic()
         self._held: dict[HeldSession, asyncio.Task[None]] = {}
         self._accepting: set[asyncio.Task[None]] = set()
+        self._looking = 2
+        """How many links may look for sessions, going by what the last ones found."""
         self._rotating = False
 
     async def receive(self, ask: Ask, wait: float) -> Sequence[Delivery]:
@@ -167,7 +170,7 @@ class SessionPool:
         room = self.home.most - len(working) - len(self._accepting)
         able = sum(one.promising for one in working)
         wanted = sum(ask.limit for ask in self._asks) - able
-        need = min(wanted, _ACCEPTING) - len(self._accepting)
+        need = min(wanted, self._looking) - len(self._accepting)
         if min(need, room) <= 0 and self._asks and not self._accepting:
             # Whoever has had its turn makes way, if anybody waits.
             self._rotating = any(one.turn_is_over for one in working)
@@ -189,11 +192,13 @@ class SessionPool:
         try:
             receiver = await self.home.links.accept(self.entity, None, _PATIENCE)
         except OperationTimeoutError:
+            self._looking = 1
             self._renew_turns()
             return
         except Exception as error:
             self.fail(error)
             return
+        self._looking = min(2 * self._looking, _ACCEPTING)
         session = HeldSession(receiver, self)
         for other in [one for one in self._held if one.id == session.id]:
             other.lose()  # or it could not have been had
