@@ -97,7 +97,6 @@ class SessionPool:
     def withdraw(self, ask: Ask) -> None:
         """Nobody waits for the answer any longer: what it brings goes back."""
         self._forget(ask)
-        ask.withdrawn = True
         if ask.answer is None:
             return
         if not ask.answer.done():
@@ -110,7 +109,7 @@ class SessionPool:
         if ask in self._asks:
             self._asks.remove(ask)
         self._last_ask = time.monotonic()
-        asyncio.get_running_loop().call_later(QUIET, self._calm)
+        asyncio.get_running_loop().call_later(QUIET + 0.1, self._calm)
 
     def _calm(self) -> None:
         if self.quiet:
@@ -267,13 +266,18 @@ class Sessions:
         try:
             return await self.portal.run(lambda: self._receive(queue, entity, ask, seconds))
         except asyncio.CancelledError:
-            self.portal.call(lambda: self._pool(queue, entity).withdraw(ask))
+            self.portal.call(lambda: self._withdraw(entity, ask))
             raise
 
     async def _receive(
         self, queue: str, entity: str, ask: Ask, seconds: float
     ) -> Sequence[Delivery]:
         return await self._pool(queue, entity).receive(ask, seconds)
+
+    def _withdraw(self, entity: str, ask: Ask) -> None:
+        ask.withdrawn = True
+        if pool := self._pools.get(entity):
+            pool.withdraw(ask)
 
     async def settle(self, items: Sequence[S], verb: Verb) -> list[Delivery]:
         """From any loop. Returns those whose lease was lost."""
