@@ -50,15 +50,27 @@ _MEANINGS: Final[Mapping[str, str]] = {
 }
 
 
+_MODES: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
+    "aws_sqs": (
+        "use_fifo_queue",
+        {"aws_sqs.queue_url": "https://sqs.us-west-2.amazonaws.com/123456789012/jobs.fifo"},
+    ),
+    "azure_service_bus": ("sessions", {"azure_service_bus.sessions": "true"}),
+}
+"""Settings that make other queues of a backend's: the setting, and what is to be set."""
+
+
 def declared() -> dict[str, Capabilities]:
     """What each installed backend says of itself, without connecting to anything."""
-    found = {}
-    for name in installed_backends():
-        address = ADDRESSES.get(name, {})
-        settings = load_settings({"provider": name, **address}, environ={}, directory=Path("/"))
-        found[name] = create_queue(settings).capabilities
+    found = {name: _declares(name) for name in installed_backends()}
     ordered = {name: found[name] for name in sorted(found, key=setting_names.PROVIDERS.index)}
     return {**ordered, "any broker with a ledger": _with_ledger()}
+
+
+def _declares(name: str, **mode: str) -> Capabilities:
+    given = {"provider": name, **ADDRESSES.get(name, {}), **mode}
+    settings = load_settings(given, environ={}, directory=Path("/"))
+    return create_queue(settings).capabilities
 
 
 def _with_ledger() -> Capabilities:
@@ -69,12 +81,20 @@ def _with_ledger() -> Capabilities:
 def capabilities() -> str:
     """The table of what the backends of this version can do."""
     by_name = declared()
+    modes = {name: _declares(name, **given) for name, (_, given) in _MODES.items()}
     rows = [
         [f"`{each.name}`", _MEANINGS[each.name]]
-        + [_said(each.name, getattr(one, each.name)) for one in by_name.values()]
+        + [_cell(each.name, backend, one, modes.get(backend)) for backend, one in by_name.items()]
         for each in fields(Capabilities)
     ]
     return as_table(["", "", *by_name], rows)
+
+
+def _cell(name: str, backend: str, usual: Capabilities, in_mode: Capabilities | None) -> str:
+    """What is declared, and what instead where a setting makes a difference."""
+    said = _said(name, getattr(usual, name))
+    other = said if in_mode is None else _said(name, getattr(in_mode, name))
+    return said if other == said else f"{said}; {other} with `{_MODES[backend][0]}`"
 
 
 def _said(name: str, value: Any) -> str:

@@ -271,6 +271,51 @@ async def test_a_session_whose_lock_ran_out_is_lost(emulator: Emulator) -> None:
             await another.complete_message(again)
 
 
+async def test_a_session_that_is_closed_gives_its_messages_back_uncounted(
+    emulator: Emulator,
+) -> None:
+    emulator.create_queue("closing", lock_duration=LOCK, requires_session=True)
+    client = AsyncClient.from_connection_string(emulator.connection_string, retry_total=0)
+    async with client, client.get_queue_sender("closing") as sender:
+        await sender.send_messages([ServiceBusMessage(text, session_id="a") for text in "xy"])
+        async with client.get_queue_receiver("closing", session_id="a") as receiver:
+            await receiver.session.set_state(b"kept")
+            assert len(await receiver.receive_messages(1, max_wait_time=WAIT)) == 1
+        async with client.get_queue_receiver("closing", session_id="a") as another:
+            assert await another.session.get_state() == b"kept"
+            [again] = await another.receive_messages(1, max_wait_time=WAIT)
+            assert (str(again), again.delivery_count) == ("x", 0)
+
+
+def test_a_receiver_with_a_session_needs_a_queue_with_sessions_and_the_reverse(
+    client: ServiceBusClient, emulator: Emulator, shared: str
+) -> None:
+    emulator.create_queue("only-sessions", lock_duration=LOCK, requires_session=True)
+    with pytest.raises(ServiceBusError, match="amqp:not-allowed"):
+        client.get_queue_receiver(shared, session_id="a").__enter__()
+    with pytest.raises(ServiceBusError, match="amqp:not-allowed"):
+        client.get_queue_receiver("only-sessions").__enter__()
+
+
+async def test_a_session_obeys_the_link_that_has_locked_it_and_no_other(
+    emulator: Emulator,
+) -> None:
+    emulator.create_queue("fenced", lock_duration=LOCK, requires_session=True)
+    client = AsyncClient.from_connection_string(emulator.connection_string, retry_total=0)
+    async with client, client.get_queue_receiver("fenced", session_id="a") as late:
+        await late.session.set_state(b"mine")
+        async with client.get_queue_receiver("fenced", session_id="b") as other:
+            other._session_id = other.session._session_id = "a"
+            for ask in (
+                other.session.get_state(),
+                other.session.set_state(b"stolen"),
+                other.session.renew_lock(),
+            ):
+                with pytest.raises(SessionLockLostError):
+                    await ask
+        assert await late.session.get_state() == b"mine"
+
+
 def test_several_processes_may_use_one_that_runs_by_itself() -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "tests.emulators.servicebus", "--create-missing"],

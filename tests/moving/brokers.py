@@ -86,7 +86,11 @@ async def broker(kind: str, server: Any, monkeypatch: pytest.MonkeyPatch) -> Asy
     """The broker, empty, with the queues ``default`` and ``mail``."""
     for variable, value in CREDENTIALS.items():
         monkeypatch.setenv(variable, value)
-    makers: dict[str, Any] = {"rabbitmq": _rabbitmq, "service-bus": _service_bus}
+    makers: dict[str, Any] = {
+        "rabbitmq": _rabbitmq,
+        "service-bus": _service_bus,
+        "service-bus-sessions": _service_bus,
+    }
     async with AsyncExitStack() as stack:
         place = await stack.enter_async_context(makers.get(kind, _sqs)(kind, server))
         place.queue = place.connect()
@@ -131,12 +135,17 @@ async def _sqs(name: str, server: SqsServer) -> AsyncIterator[Place]:
 
 @asynccontextmanager
 async def _service_bus(name: str, _: None) -> AsyncIterator[Place]:
+    sessions = name == "service-bus-sessions"
     with Emulator() as emulator:
         for each in ("default", "mail"):
-            emulator.create_queue(each, lock_duration=MINUTE, max_delivery_count=100)
+            emulator.create_queue(
+                each, lock_duration=MINUTE, max_delivery_count=100, requires_session=sessions
+            )
 
         def connect() -> AzureServiceBusQueue:
-            return AzureServiceBusQueue(emulator.connection_string, clock=emulator.now)
+            return AzureServiceBusQueue(
+                emulator.connection_string, sessions=sessions, clock=emulator.now
+            )
 
         async def bury() -> None:
             client = ServiceBusClient.from_connection_string(emulator.connection_string)

@@ -33,7 +33,7 @@ async def buried(broker: Place, *some: Message, timed_out: bool = False) -> None
         assert not await broker.queue.dead_letter([dead(one, timed_out=timed_out) for one in held])
 
 
-@on(*ALL)
+@on(*ALL, "service-bus-sessions")
 async def test_a_dead_letter_becomes_one_of_the_store_with_its_reason_and_can_be_redriven(
     broker: Place, new: StoreEnd
 ) -> None:
@@ -66,7 +66,7 @@ async def test_a_dead_letter_becomes_one_of_the_store_with_its_reason_and_can_be
     check_history(await new.store.history(sent.job_id))
 
 
-@on(*ALL)
+@on(*ALL, "service-bus-sessions")
 async def test_what_ran_out_of_time_is_told_apart_and_moves_by_itself_if_only_that_was_asked_for(
     broker: Place, new: StoreEnd
 ) -> None:
@@ -303,7 +303,7 @@ async def test_a_dead_letter_does_not_go_where_nobody_can_send_one(
     assert await old.store.counts() == {("default", JobState.FAILED): 1}
 
 
-@on(*ALL)
+@on(*ALL, "service-bus-sessions")
 async def test_a_job_that_died_at_the_broker_comes_home_dead_with_its_past(
     broker: Place, old: StoreEnd
 ) -> None:

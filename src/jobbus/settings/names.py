@@ -44,6 +44,8 @@ OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
         "queue_prefix",
         "lock_duration_seconds",
         "max_message_kilobytes",
+        "sessions",
+        "max_sessions",
     ),
 }
 """Options whose words are known, so that ``QUEUEURL`` can be shown as ``queue_url``."""

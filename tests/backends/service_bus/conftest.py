@@ -7,17 +7,15 @@ import gc
 import inspect
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from jobbus.backends.azure_service_bus import AzureServiceBusQueue
 from jobbus.message import NO_DELAY
+from tests.backends.service_bus.places import LOCK, QUEUES, SessionNamespace
 from tests.emulators.servicebus import Emulator
-
-QUEUES = ("default", "mail", "video")
-LOCK = timedelta(seconds=60)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -71,3 +69,45 @@ async def queue(namespace: Namespace) -> AzureServiceBusQueue:
             while await namespace.queue.receive(name, limit=50, wait=NO_DELAY, lease=LOCK):
                 pass
     return namespace.queue
+
+
+@pytest.fixture
+def grouped(emulator: Emulator) -> Iterator[SessionNamespace]:
+    """Queues that require sessions, empty."""
+    namespace = SessionNamespace(emulator)
+    yield namespace
+    namespace.delete()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def consumer(grouped: SessionNamespace) -> AsyncIterator[AzureServiceBusQueue]:
+    """A queue object on them."""
+    queue = grouped.connect()
+    await queue.open()
+    yield queue
+    await queue.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def another(grouped: SessionNamespace) -> AsyncIterator[AzureServiceBusQueue]:
+    """As another process would have it."""
+    queue = grouped.connect()
+    await queue.open()
+    yield queue
+    await queue.close()
+
+
+class KeptOpen:
+    """A queue object that outlives the cases: opening a link takes it long."""
+
+    def __init__(self, broker: AzureServiceBusQueue) -> None:
+        self._broker = broker
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._broker, name)
+
+    async def open(self) -> None:
+        """It is."""
+
+    async def close(self) -> None:
+        """It stays open."""

@@ -21,7 +21,8 @@ from jobbus.errors import (
 from jobbus.job import Problem
 from jobbus.message import CountsAs, DeadLetter, Delivery, LeaseState
 from jobbus.testing.make import back, done, message, messages
-from tests.backends.service_bus.conftest import LOCK, Namespace
+from tests.backends.service_bus.conftest import Namespace
+from tests.backends.service_bus.places import LOCK, SessionNamespace
 from tests.emulators.servicebus import Emulator, Fault
 from tests.emulators.servicebus.entity import MessageState
 
@@ -260,6 +261,28 @@ async def test_a_renewal_that_the_broker_has_no_time_for_is_no_lost_lease(
     assert list(await queue.extend([held], LOCK)) == [LeaseState.KEPT]
 
 
+async def test_a_link_that_the_client_library_has_used_up_is_replaced_in_good_time(
+    namespace: Namespace, queue: AzureServiceBusQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for ever for the reply to its ten thousand and first request."""
+    monkeypatch.setattr("jobbus.backends.service_bus.links.MOST_REQUESTS", 3)
+    await queue.enqueue(messages(6))
+    heartbeat = namespace.connect()
+    await heartbeat.open()
+    links = set()
+    try:
+        held = [await one(queue) for _ in range(6)]
+        for each in held:
+            assert list(await heartbeat.extend([each], LOCK)) == [LeaseState.KEPT]
+            assert heartbeat._links is not None
+            links |= set(heartbeat._links._by_token.values())
+            assert not await queue.abandon([back(each, timedelta(hours=1))])
+    finally:
+        await heartbeat.close()
+    assert len(links) == 3
+    assert namespace.emulator.count("default", MessageState.SCHEDULED) == 6
+
+
 async def test_a_missing_queue_is_told_when_it_is_opened(emulator: Emulator) -> None:
     queue = AzureServiceBusQueue(emulator.connection_string, queue_prefix="nowhere-")
     with pytest.raises(BackendError, match=r"'nowhere-default'.*jobbus doctor --create"):
@@ -308,3 +331,25 @@ async def test_more_than_a_batch_holds_is_sent_in_several(
 async def test_an_emulators_queues_are_not_ours_to_create(emulator: Emulator) -> None:
     with pytest.raises(ConfigurationError, match="its own configuration"):
         await AzureServiceBusQueue(emulator.connection_string).create()
+
+
+async def test_sending_to_a_queue_that_requires_sessions_names_the_setting(
+    grouped: SessionNamespace,
+) -> None:
+    queue = grouped.connect(sessions=False)
+    await queue.open()
+    try:
+        with pytest.raises(ConfigurationError, match="SESSIONS=true"):
+            await queue.enqueue([message()])
+        with pytest.raises(ConfigurationError, match="SESSIONS=true"):
+            await queue.receive("default", limit=1, wait=SILENCE, lease=LOCK)
+    finally:
+        await queue.close()
+
+
+async def test_a_queue_without_sessions_is_told_when_it_is_opened_for_them(
+    emulator: Emulator,
+) -> None:
+    queue = AzureServiceBusQueue(emulator.connection_string, sessions=True)
+    with pytest.raises(ConfigurationError, match="has no sessions"):
+        await queue.open()

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from jobbus.backends.azure_service_bus import AzureServiceBusQueue
 from jobbus.message import NO_DELAY
 from jobbus.queue import BackgroundJobQueue
 from jobbus.testing import QueueConformance, StoreConformance
 from jobbus.tracked import TrackedQueue
-from tests.backends.service_bus.conftest import LOCK, Namespace
-from tests.backends.service_bus.conftest import QUEUES as MADE
+from tests.backends.service_bus.conftest import KeptOpen, Namespace
+from tests.backends.service_bus.places import LOCK
+from tests.backends.service_bus.places import QUEUES as MADE
 from tests.emulators.servicebus import Emulator
 from tests.tracked.ledgers import (
     EVERY_LEDGER,
@@ -25,22 +25,6 @@ from tests.tracked.ledgers import (
     WithSqliteLedger,
     opened,
 )
-
-
-class KeptOpen:
-    """The module's own queue object, which outlives the cases: opening a link takes it long."""
-
-    def __init__(self, broker: AzureServiceBusQueue) -> None:
-        self._broker = broker
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._broker, name)
-
-    async def open(self) -> None:
-        """It is."""
-
-    async def close(self) -> None:
-        """It stays open."""
 
 
 @pytest.fixture(scope="module", autouse=True)

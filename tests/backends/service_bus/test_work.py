@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
@@ -13,8 +13,10 @@ import pytest_asyncio
 
 from jobbus import JobBus, RetryPolicy, Worker, load_settings
 from jobbus.backends.azure_service_bus import AzureServiceBusQueue
-from jobbus.errors import Unsupported
-from tests.backends.service_bus.conftest import LOCK, Namespace
+from jobbus.errors import ConfigurationError, Unsupported
+from jobbus.message import Completion, Delivery
+from tests.backends.service_bus.conftest import Namespace
+from tests.backends.service_bus.places import LOCK, SessionNamespace
 from tests.emulators.servicebus import Emulator
 from tests.flow.support import NOWHERE, until
 
@@ -109,6 +111,69 @@ async def test_a_handler_that_blocks_the_event_loop_keeps_its_lease(
         async with at_work(bus, lease=lock):
             await until(lambda: bool(runs) and emulator.count("slow-default") == 0)
     assert len(runs) == 1
+
+
+async def test_a_handler_that_blocks_the_event_loop_keeps_its_session(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session's lock lives on a loop of its own; the heartbeat asks for its renewal there."""
+    place = SessionNamespace(emulator, lock=timedelta(seconds=4))
+    queue = place.connect()
+    runs: list[int] = []
+    lost: list[Delivery] = []
+    complete = queue.complete
+
+    async def observed(done: Sequence[Completion]) -> Sequence[Delivery]:
+        gone = await complete(done)
+        lost.extend(gone)
+        return gone
+
+    monkeypatch.setattr(queue, "complete", observed)
+    async with JobBus(PLAIN, queue=queue) as bus:
+
+        @bus.job(name="block")
+        async def block(number: int) -> None:
+            runs.append(number)
+            time.sleep(5.5)  # noqa: ASYNC251  # blocking is the subject
+
+        await block.options(group="tenant").enqueue(1)
+        async with at_work(bus, lease=place.lock):
+            await until(lambda: bool(runs) and emulator.count(place.default) == 0)
+    assert (runs, lost) == ([1], [])
+    assert not emulator.dead_letters(place.default)
+
+
+async def test_a_failing_job_of_a_group_is_tried_again_before_the_next_one_runs(
+    emulator: Emulator,
+) -> None:
+    place = SessionNamespace(emulator)
+    ran: list[tuple[str, int, int]] = []
+    async with JobBus(PLAIN, queue=place.connect()) as bus:
+
+        @bus.job(name="step", retry=QUICKLY)
+        async def step(tenant: str, number: int) -> None:
+            ran.append((tenant, number, len(ran)))
+            if number == 0 and sum(one[:2] == (tenant, 0) for one in ran) < 3:
+                raise ValueError("not yet")
+
+        for number in range(3):
+            for tenant in ("a", "b"):
+                await step.options(group=tenant).enqueue(tenant, number)
+        async with at_work(bus):
+            await until(lambda: emulator.count(place.default) == 0)
+    for tenant in ("a", "b"):
+        assert [one[1] for one in ran if one[0] == tenant] == [0, 0, 0, 1, 2]
+    assert not emulator.dead_letters(place.default)
+
+
+async def test_a_worker_does_not_start_on_a_queue_that_requires_sessions_unless_told(
+    emulator: Emulator,
+) -> None:
+    place = SessionNamespace(emulator)
+    async with JobBus(PLAIN, queue=place.connect(sessions=False)) as bus:
+        async with asyncio.timeout(30):
+            with pytest.raises(ConfigurationError, match="SESSIONS=true"):
+                await Worker(bus, lease=LOCK).run()
 
 
 async def test_what_needs_a_ledger_is_refused(bus: JobBus) -> None:

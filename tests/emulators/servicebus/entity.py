@@ -36,6 +36,8 @@ class QueueOptions:
     lock_duration: timedelta = timedelta(seconds=60)
     max_delivery_count: int = 10
     requires_session: bool = False
+    partitioned: bool = False
+    """One batch goes to one partition, and so may have one session only."""
     duplicate_window: timedelta | None = None
     """How long message ids are remembered; None detects no duplicates."""
     max_message_bytes: int = 256 * 1024
@@ -78,7 +80,12 @@ class Stored:
 
 @dataclass(slots=True)
 class Session:
-    """A group of messages that one receiver at a time may have."""
+    """A group of messages that one receiver at a time may have.
+
+    A lock that runs out counts as a delivery for the messages that were out under it; one that ends
+    with its link counts as none, whether or not they were settled. The state stays until somebody
+    replaces it (https://learn.microsoft.com/azure/service-bus-messaging/message-sessions).
+    """
 
     owner: object = None
     locked_until: int = 0
@@ -111,6 +118,8 @@ class Queue:
         self._messages.clear()
         self._locked.clear()
         self._seen.clear()
+        for session in self.sessions.values():
+            session.state = None
         return held
 
     # in
@@ -244,11 +253,16 @@ class Queue:
         session = self.sessions.get(session_id)
         return session is None or session.owner is None or session.locked_until <= self._clock()
 
-    def renew_session(self, session_id: str) -> int:
-        """Raises LockLost."""
+    def session_of(self, owner: object, session_id: str) -> Session:
+        """The session that this owner has locked. Raises LockLost."""
         session = self.sessions.get(session_id)
-        if session is None or session.owner is None or session.locked_until <= self._clock():
-            raise LockLost(f"the session {session_id!r} is not locked")
+        if session is None or session.owner is not owner or session.locked_until <= self._clock():
+            raise LockLost(f"the session {session_id!r} is not locked by this link")
+        return session
+
+    def renew_session(self, owner: object, session_id: str) -> int:
+        """Raises LockLost."""
+        session = self.session_of(owner, session_id)
         session.locked_until = self._clock() + self._lock_ms
         return session.locked_until
 

@@ -120,6 +120,9 @@ class ProducerLink(_Receiving):
         if self._queue.options.requires_session and not all(one.session_id for one in messages):
             text = "messages to this queue need a session id"
             return performative(Code.REJECTED, [error("amqp:not-allowed", text)])
+        if self._queue.options.partitioned and len({one.session_id for one in messages}) > 1:
+            text = "batching messages with distinct SessionId is not supported on this entity"
+            return performative(Code.REJECTED, [error("amqp:not-allowed", text)])
         for one in messages:
             self._queue.add(one)
         return None
@@ -143,7 +146,10 @@ class RequestLink(_Receiving):
         if self._queue is None:
             reply = cbs.answer(request, self.session.broker)
         else:
-            found = management.answer(request, self._queue, self.session.broker)
+            asker = self.session.link_named(request.application.get("associated-link-name"))
+            if asker is not None:
+                asker.touch()  # a link on whose behalf something is asked does not idle
+            found = management.answer(request, self._queue, self.session.broker, asker)
             if found is None:
                 self.session.connection.cut()
                 return None
@@ -201,6 +207,7 @@ class ConsumerLink(_Sending):
     ) -> None:
         super().__init__(session, handle)
         self.queue = queue
+        self.name = ""
         self.session_id: str | None = None
         self._presettled = presettled
 

@@ -1,4 +1,10 @@
-"""The node ``<queue>/$management``: peek, renew, schedule, settle by lock token, sessions."""
+"""The node ``<queue>/$management``: peek, renew, schedule, settle by lock token, sessions.
+
+A request names the link on whose behalf it is made (``associated-link-name``,
+https://learn.microsoft.com/azure/service-bus-messaging/service-bus-amqp-request-response). What is
+asked of a session is done for the link that has locked it, and refused to all others. Renewing
+keeps that link from idling (https://github.com/Azure/azure-sdk-for-net/issues/30310).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +15,7 @@ from uuid import UUID
 
 from tests.emulators.servicebus.broker import Broker
 from tests.emulators.servicebus.codec import Array, Int, Long, Malformed, Symbol, Timestamp
-from tests.emulators.servicebus.entity import LockLost, Queue, Session, Stored
+from tests.emulators.servicebus.entity import LockLost, Queue, Stored
 from tests.emulators.servicebus.message import AmqpMessage, read_message, value_message
 
 _PREFIX: Final = "com.microsoft:"
@@ -28,8 +34,8 @@ class Refusal(Exception):
     description: str
 
 
-def answer(request: AmqpMessage, queue: Queue, broker: Broker) -> AmqpMessage | None:
-    """The reply; None to cut the connection instead."""
+def answer(request: AmqpMessage, queue: Queue, broker: Broker, asker: object) -> AmqpMessage | None:
+    """The reply to the link ``asker``; None to cut the connection instead."""
     operation = str(request.application.get("operation") or "").removeprefix(_PREFIX)
     fault = broker.fault(operation, queue.name)
     if fault is not None and fault.condition == "cut":
@@ -37,7 +43,7 @@ def answer(request: AmqpMessage, queue: Queue, broker: Broker) -> AmqpMessage | 
     try:
         if fault is not None and fault.condition != "cut-after":
             raise Refusal(_STATUS.get(fault.condition, 500), fault.condition, fault.description)
-        status, value = _perform(operation, request, queue)
+        status, value = _perform(operation, request, queue, asker)
     except Refusal as refusal:
         return _reply(request, refusal.status, refusal.description, {}, refusal.condition)
     return None if fault is not None else _reply(request, status, "OK", value)
@@ -62,12 +68,15 @@ def _reply(
     return value_message(value, correlation_id=request.message_id, application=application)
 
 
-def _perform(operation: str, request: AmqpMessage, queue: Queue) -> tuple[int, Any]:
-    act = _OPERATIONS.get(operation)
-    if act is None:
-        raise Refusal(501, "amqp:not-implemented", f"no operation {operation!r} here")
+def _perform(operation: str, request: AmqpMessage, queue: Queue, asker: object) -> tuple[int, Any]:
+    act, of_session = _OPERATIONS.get(operation), _OF_SESSIONS.get(operation)
     try:
-        value = act(request.value or {}, queue)
+        if of_session is not None:
+            value = of_session(request.value or {}, queue, asker)
+        elif act is not None:
+            value = act(request.value or {}, queue)
+        else:
+            raise Refusal(501, "amqp:not-implemented", f"no operation {operation!r} here")
     except LockLost as lost:
         condition = _SESSION_LOST if "session" in operation else _LOCK_LOST
         raise Refusal(410, condition, str(lost)) from lost
@@ -134,17 +143,16 @@ def _settle(body: dict[str, Any], queue: Queue) -> Any:
     return {}
 
 
-def _renew_session(body: dict[str, Any], queue: Queue) -> Any:
-    return {"expiration": Timestamp(queue.renew_session(body["session-id"]))}
+def _renew_session(body: dict[str, Any], queue: Queue, asker: object) -> Any:
+    return {"expiration": Timestamp(queue.renew_session(asker, body["session-id"]))}
 
 
-def _get_state(body: dict[str, Any], queue: Queue) -> Any:
-    session = queue.sessions.get(body["session-id"])
-    return {"session-state": None if session is None else session.state}
+def _get_state(body: dict[str, Any], queue: Queue, asker: object) -> Any:
+    return {"session-state": queue.session_of(asker, body["session-id"]).state}
 
 
-def _set_state(body: dict[str, Any], queue: Queue) -> Any:
-    queue.sessions.setdefault(body["session-id"], Session()).state = body.get("session-state")
+def _set_state(body: dict[str, Any], queue: Queue, asker: object) -> Any:
+    queue.session_of(asker, body["session-id"]).state = body.get("session-state")
     return {}
 
 
@@ -163,8 +171,10 @@ _OPERATIONS: Final[dict[str, Callable[[dict[str, Any], Queue], Any]]] = {
     "cancel-scheduled-message": _cancel,
     "receive-by-sequence-number": _receive_deferred,
     "update-disposition": _settle,
+    "get-message-sessions": _list_sessions,
+}
+_OF_SESSIONS: Final[dict[str, Callable[[dict[str, Any], Queue, object], Any]]] = {
     "renew-session-lock": _renew_session,
     "get-session-state": _get_state,
     "set-session-state": _set_state,
-    "get-message-sessions": _list_sessions,
 }

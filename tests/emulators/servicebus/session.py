@@ -124,6 +124,11 @@ class AmqpSession:
         found = (one for one in self.links.values() if isinstance(one, ReplyLink))
         return next((one for one in found if one.path.casefold() == wanted), None)
 
+    def link_named(self, name: object) -> ConsumerLink | None:
+        """The client's receiving link of this name."""
+        found = (one for one in self.links.values() if isinstance(one, ConsumerLink))
+        return next((one for one in found if one.name == name), None)
+
     # links
 
     def _attach(self, body: Described) -> None:
@@ -147,6 +152,9 @@ class AmqpSession:
             self._confirm(wish, ProducerLink(self, wish.handle, queue), queue)
         elif queue.options.requires_session:
             self._attach_to_session(wish, queue)
+        elif SESSION_FILTER in self._filters(wish):
+            text = "no sessionful receiver on a queue that does not require sessions"
+            self._refuse(wish, "amqp:not-allowed", text)
         else:
             presettled = wish.settle_mode == 1
             self._confirm(
@@ -166,7 +174,7 @@ class AmqpSession:
     def _attach_to_session(self, wish: Attach, queue: Queue) -> None:
         filters = self._filters(wish)
         if SESSION_FILTER not in filters:
-            text = "this queue requires sessions: receive from one, or from the next available"
+            text = "a queue that requires sessions has no non-sessionful receiver"
             self._refuse(wish, "amqp:not-allowed", text)
             return
         patience = (wish.body.field(13) or {}).get(_TIMEOUT) or _NEXT_SESSION_WAIT_MS
@@ -183,6 +191,7 @@ class AmqpSession:
         wanted = self._filters(wish)[SESSION_FILTER]
         session_id = wanted.value if isinstance(wanted, Described) else wanted
         link = ConsumerLink(self, wish.handle, queue, presettled=wish.settle_mode == 1)
+        link.name = wish.name
         link.session_id = queue.accept_session(link, session_id)
         if link.session_id is not None:
             self._waiting.remove(waiting)

@@ -13,6 +13,8 @@ from azure.servicebus.aio import ServiceBusClient
 
 from jobbus.errors import ConfigurationError, MissingDependency, Unsupported
 
+from .failures import SESSIONS_SETTING
+
 OPTIONS: Final = (
     "connection_string",
     "namespace",
@@ -20,6 +22,8 @@ OPTIONS: Final = (
     "queue_prefix",
     "lock_duration_seconds",
     "max_message_kilobytes",
+    "sessions",
+    "max_sessions",
 )
 _ENDPOINT: Final = re.compile(r"Endpoint=sb://([^/;]+)", re.IGNORECASE)
 _GROUP: Final = "BACKGROUND_JOBS__AZURE_SERVICE_BUS__"
@@ -107,7 +111,20 @@ def read_options(options: Mapping[str, Any]) -> dict[str, Any]:
     if "max_message_kilobytes" in given:
         kilobytes = _number(given, "max_message_kilobytes")
         arguments["max_message_bytes"] = int(kilobytes * 1024)
+    if "sessions" in given:
+        arguments["sessions"] = _truth(given, "sessions")
+    if "max_sessions" in given:
+        arguments["max_sessions"] = int(_number(given, "max_sessions"))
     return arguments
+
+
+def _truth(given: Mapping[str, Any], name: str) -> bool:
+    text = str(given[name]).strip().casefold()
+    if text in ("true", "1", "yes", "on"):
+        return True
+    if text in ("false", "0", "no", "off", ""):
+        return False
+    raise ConfigurationError(f"{_GROUP}{name.upper()} must be true or false, not {given[name]!r}")
 
 
 def _number(given: Mapping[str, Any], name: str) -> float:
@@ -122,11 +139,17 @@ def _number(given: Mapping[str, Any], name: str) -> float:
 
 
 async def create_queues(
-    access: Access, names: Sequence[str], *, lock_duration: timedelta, max_delivery_count: int
+    access: Access,
+    names: Sequence[str],
+    *,
+    lock_duration: timedelta,
+    max_delivery_count: int,
+    sessions: bool,
 ) -> list[str]:
     """Create those that are missing, with duplicate detection; return their names.
 
-    Raises ConfigurationError for one that is there and locks for less than ``lock_duration``.
+    Raises ConfigurationError for one that is there and locks for less than ``lock_duration``, or
+    requires sessions otherwise than ``sessions`` says.
     """
     if access.emulated:
         raise Unsupported("an emulator's queues come from its own configuration: name them there")
@@ -141,10 +164,17 @@ async def create_queues(
                     lock_duration=lock_duration,
                     max_delivery_count=max_delivery_count,
                     requires_duplicate_detection=True,
+                    requires_session=sessions,
                     dead_lettering_on_message_expiration=True,
                 )
                 made.append(name)
                 continue
+            if bool(there.requires_session) is not sessions:
+                raise ConfigurationError(
+                    f"queue {name!r} {'requires' if there.requires_session else 'has no'} sessions,"
+                    f" which no queue can be changed in: set {SESSIONS_SETTING}"
+                    f"={str(not sessions).lower()}, or name another queue"
+                )
             if there.lock_duration < lock_duration:
                 raise ConfigurationError(
                     f"queue {name!r} locks messages for {there.lock_duration}, less than "

@@ -21,6 +21,7 @@ from azure.servicebus.exceptions import (
     ServiceBusError,
     ServiceBusQuotaExceededError,
     ServiceBusServerBusyError,
+    SessionLockLostError,
 )
 
 from jobbus.errors import (
@@ -31,7 +32,7 @@ from jobbus.errors import (
     PayloadTooLarge,
 )
 
-LOST: Final = (MessageLockLostError, MessageAlreadySettled)
+LOST: Final = (MessageLockLostError, MessageAlreadySettled, SessionLockLostError)
 """The lock is over: an answer, and no failure."""
 _TRANSIENT: Final = (
     OperationTimeoutError,
@@ -55,6 +56,7 @@ ANSWERS: Final = (
 _MISHAPS: Final = (AttributeError, OSError, RuntimeError, TimeoutError, TypeError, ValueError)
 BROKEN_LINK: Final = (ServiceBusError, *_MISHAPS)
 """What is none of the answers: the link is given up, and another opened in its place."""
+SESSIONS_SETTING: Final = "BACKGROUND_JOBS__AZURE_SERVICE_BUS__SESSIONS"
 
 
 class QueueMissing(BackendError):
@@ -89,12 +91,30 @@ def told(doing: str) -> Iterator[None]:
     except _TRANSIENT as error:
         raise BackendUnavailable(f"{doing} failed: {_short(error)}") from error
     except (ServiceBusError, AzureError) as error:
+        _tell_of_sessions(doing, error)
         # By the library's own word, or where it stumbled over a broken link.
         passing = getattr(error, "_retryable", False) or isinstance(error.inner_exception, _MISHAPS)
         kind = BackendUnavailable if passing else BackendError
         raise kind(f"{doing} failed: {_short(error)}") from error
     except _MISHAPS as error:
         raise BackendUnavailable(f"{doing} failed: {_short(error)}") from error
+
+
+def _tell_of_sessions(doing: str, error: AzureError) -> None:
+    """Raise ConfigurationError where the setting does not say what the queue is."""
+    text = str(error).casefold()
+    if "amqp:not-allowed" not in text or "session" not in text:
+        return
+    if "does not require sessions" in text:
+        raise ConfigurationError(
+            f"{doing} was refused: the queue has no sessions, and {SESSIONS_SETTING} says so. Set "
+            "it to false, or name a queue that is created with RequiresSession, which "
+            "`jobbus doctor --create` does and no queue can be changed to"
+        ) from error
+    raise ConfigurationError(
+        f"{doing} was refused: the queue requires sessions. Set {SESSIONS_SETTING}=true, or name a "
+        "queue that does not"
+    ) from error
 
 
 def _short(error: BaseException) -> str:

@@ -12,9 +12,9 @@ import weakref
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
-from azure.servicebus import ServiceBusSubQueue
+from azure.servicebus import NEXT_AVAILABLE_SESSION, ServiceBusSubQueue
 from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver, ServiceBusSender
 
 from jobbus.errors import BackendUnavailable
@@ -28,6 +28,9 @@ _CLOSE_DEADLINE: Final = 5.0
 _PAUSE: Final = 5.0
 """Seconds without use after which a receiver is closed. One that pauses has credit at the broker
 left, and maybe messages in its buffer: locked, and renewed by nobody. Closing gives them back."""
+MOST_REQUESTS: Final = 5000
+"""After so many requests a link is replaced: azure-servicebus 7.15 takes 10,000 replies on one link
+(DEFAULT_LINK_CREDIT), never allows for more, and then waits for ever."""
 _READ: Final = 0.05
 """Seconds of one read. So long a settlement waits for an idle receive on the same link."""
 DEAD_LETTERS: Final = "/$deadletterqueue"
@@ -45,6 +48,7 @@ class Links:
             weakref.WeakKeyDictionary()
         )
         self._by_token: dict[str, ServiceBusReceiver] = {}
+        self._requests: dict[str, int] = defaultdict(int)
         self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._openings: set[asyncio.Task[object]] = set()
         self._closings: set[asyncio.Task[None]] = set()
@@ -68,12 +72,24 @@ class Links:
         """Whether this receiver is one of these links, and so of this event loop."""
         return receiver in self._receivers
 
-    async def with_sender(self, entity: str, act: Callable[[ServiceBusSender], Awaitable[T]]) -> T:
-        """Do something with the queue's sender, alone. One that fails is replaced later."""
+    async def with_sender(
+        self,
+        entity: str,
+        act: Callable[[ServiceBusSender], Awaitable[T]],
+        *,
+        asks: bool = False,
+    ) -> T:
+        """Do something with the queue's sender, alone. One that fails is replaced later.
+
+        ``asks`` says that it is a request with a reply, and no mere sending.
+        """
         self._check_open()
-        async with self._locks[f"send {entity}"]:
+        name = f"send {entity}"
+        async with self._locks[name]:
             try:
                 async with asyncio.timeout(CALL_DEADLINE):
+                    if asks and self._used_up(name) and (worn := self._senders.pop(entity, None)):
+                        self._close_soon(worn)
                     if entity not in self._senders:
                         sender = self._client.get_queue_sender(entity, socket_timeout=_READ)
                         self._senders[entity] = sender
@@ -134,7 +150,11 @@ class Links:
             except BROKEN_LINK:
                 # The lock is the message's and not the link's: another receiver will do.
                 self._close_soon(preferred)
-        async with self._locks[f"settle {entity}"]:
+        name = f"settle {entity}"
+        async with self._locks[name]:
+            if self._used_up(name) and (worn := self._by_token.pop(entity, None)):
+                # Others may be waiting for it still, and will be no longer by then.
+                asyncio.get_running_loop().call_later(CALL_DEADLINE, self._close_if_open, worn)
             if entity not in self._by_token:
                 self._by_token[entity] = await self._open(entity)
             receiver = self._by_token[entity]
@@ -149,6 +169,28 @@ class Links:
                 self._close_soon(receiver)
             raise
 
+    async def accept(
+        self, entity: str, session_id: str | None, patience: float
+    ) -> ServiceBusReceiver:
+        """Lock this session, or where it is None the next one that has work.
+
+        Raises OperationTimeoutError where none had any for ``patience`` seconds.
+        """
+        self._check_open()
+        wanted: Any = NEXT_AVAILABLE_SESSION if session_id is None else session_id
+        receiver = self._client.get_queue_receiver(
+            entity,
+            session_id=wanted,
+            max_wait_time=patience,
+            prefetch_count=0,
+            socket_timeout=_READ,
+        )
+        return await self._opened(receiver, 2 * patience + CALL_DEADLINE)
+
+    def leave(self, receiver: ServiceBusReceiver) -> None:
+        """Close, which ends the lock of the receiver's session."""
+        self._close_soon(receiver)
+
     async def _open(self, entity: str) -> ServiceBusReceiver:
         name = entity.removesuffix(DEAD_LETTERS)
         receiver = self._client.get_queue_receiver(
@@ -157,9 +199,12 @@ class Links:
             prefetch_count=0,
             socket_timeout=_READ,
         )
+        return await self._opened(receiver, CALL_DEADLINE)
+
+    async def _opened(self, receiver: ServiceBusReceiver, deadline: float) -> ServiceBusReceiver:
         self._receivers.add(receiver)
         try:
-            async with asyncio.timeout(CALL_DEADLINE):
+            async with asyncio.timeout(deadline):
                 await self._enter(receiver)
         except BaseException:
             self._close_soon(receiver)
@@ -175,6 +220,15 @@ class Links:
         except asyncio.CancelledError:
             self._check_open()
             raise
+
+    def _used_up(self, name: str) -> bool:
+        """Count a request. Whether it needs another link than those before it."""
+        self._requests[name] += 1
+        return self._requests[name] % MOST_REQUESTS == 0
+
+    def _close_if_open(self, receiver: ServiceBusReceiver) -> None:
+        if not self.closed:
+            self._close_soon(receiver)
 
     def _check_open(self) -> None:
         if self.closed:

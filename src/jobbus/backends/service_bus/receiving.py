@@ -21,14 +21,21 @@ from .links import CALL_DEADLINE, Links
 from .wire import Carried, Unreadable, read
 
 Clock = Callable[[], datetime]
-_SLICE: Final = 0.3
+SLICE: Final = 0.3
 """Seconds of one receive call. The library sees a message that a settling call has read for it
 only at the next one; and a lock's age is known as exactly as this."""
-_LEAST_WAIT: Final = 0.1
+LEAST_WAIT: Final = 0.1
 """Seconds: the broker must have the time to answer that it has nothing."""
+POISON: Final = "poison_crash"
+"""Why a job that its workers do not survive is dead."""
+
 
 TIMED_OUT: Final = "timed_out"
 """The reason of a dead letter whose last attempt ran out of time."""
+
+
+def poison_text(crashes: int) -> str:
+    return f"{crashes} workers died, or lost touch, with this job in their hands"
 
 
 class End(Enum):
@@ -80,7 +87,7 @@ async def receive(
 ) -> Sequence[Delivery]:
     """Up to ``limit`` deliveries, as soon as there is one; empty after ``wait``."""
     deliver = deliver or _delivery
-    deadline = time.monotonic() + max(wait.total_seconds(), _LEAST_WAIT)
+    deadline = time.monotonic() + max(wait.total_seconds(), LEAST_WAIT)
 
     async def look(receiver: ServiceBusReceiver) -> Sequence[Delivery]:
         while True:
@@ -88,7 +95,7 @@ async def receive(
                 raise BackendUnavailable("the queue was closed")
             call = Call(queue, entity, receiver, time.monotonic())
             # At least one look, also where opening the link took all of the wait.
-            length = min(max(deadline - call.asked, _LEAST_WAIT), _SLICE)
+            length = min(max(deadline - call.asked, LEAST_WAIT), SLICE)
             async with asyncio.timeout(length + CALL_DEADLINE):
                 found = await receiver.receive_messages(
                     max_message_count=limit, max_wait_time=length
@@ -122,8 +129,7 @@ async def _delivery(
     lapsed = received.delivery_count or 0
     crashes = carried.crashes + lapsed
     if crashes >= carried.message.max_crashes:
-        text = f"{crashes} workers died, or lost touch, with this job in their hands"
-        await _bury(call, received, "poison_crash", text)
+        await _bury(call, received, POISON, poison_text(crashes))
         return None
     now = clock()
     enqueued = received.enqueued_time_utc or now

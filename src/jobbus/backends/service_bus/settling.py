@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
-from typing import Final, TypeVar
+from typing import ClassVar, Final, TypeVar
 
 from azure.servicebus.aio import ServiceBusReceiver
 
@@ -27,6 +27,9 @@ _DESCRIPTION: Final = 2048
 
 class Settling:
     """Each verb answers whether the lock was held."""
+
+    sessions: ClassVar[bool] = False
+    """Whether the queues require them."""
 
     def __init__(self, links: Links, clock: Clock) -> None:
         self._links = links
@@ -100,7 +103,9 @@ class Settling:
             # Lost in between: whoever has the message now sends a copy of his own.
             with told(f"calling a job back from queue {receipt.entity!r}"):
                 await self._links.with_sender(
-                    receipt.entity, lambda sender: sender.cancel_scheduled_messages(numbers)
+                    receipt.entity,
+                    lambda sender: sender.cancel_scheduled_messages(numbers),
+                    asks=True,
                 )
         return False
 
@@ -109,13 +114,13 @@ class Settling:
         entity = receipt.entity
         with told(f"handing a job back to queue {entity!r}"):
             if back.delay <= timedelta(0):
-                copy = write(again, None)
+                copy = write(again, None, sessions=self.sessions)
                 await self._links.with_sender(entity, lambda sender: sender.send_messages(copy))
                 return []
             due = self._clock() + back.delay
-            later = write(again, due)
+            later = write(again, due, sessions=self.sessions)
             return await self._links.with_sender(
-                entity, lambda sender: sender.schedule_messages(later, due)
+                entity, lambda sender: sender.schedule_messages(later, due), asks=True
             )
 
     async def renew(self, receipt: Receipt | Appointment) -> bool:
@@ -126,7 +131,7 @@ class Settling:
         async def renew(receiver: ServiceBusReceiver) -> None:
             await receiver.renew_message_lock(receipt.received)
 
-        return receipt.end is None and await self._by_token(receipt, renew)
+        return receipt.end is None and await self._act(receipt, renew)
 
     async def _end(
         self,
@@ -139,10 +144,10 @@ class Settling:
         async def complete(receiver: ServiceBusReceiver) -> None:
             await receiver.complete_message(receipt.received)
 
-        receipt.end = end if await self._by_token(receipt, act or complete) else End.LOST
+        receipt.end = end if await self._act(receipt, act or complete) else End.LOST
         return receipt.end is end
 
-    async def _by_token(
+    async def _act(
         self, receipt: Receipt, act: Callable[[ServiceBusReceiver], Awaitable[None]]
     ) -> bool:
         with told(f"settling or renewing a message of queue {receipt.entity!r}"):

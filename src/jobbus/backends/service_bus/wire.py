@@ -20,6 +20,8 @@ from jobbus.errors import BackendError, PayloadTooLarge
 from jobbus.ids import parse_id
 from jobbus.message import CountsAs, Delivery, Message
 
+from .lanes import group_of, group_property, session_of
+
 PROPERTIES_LIMIT: Final = 32_000
 """Bytes. Service Bus takes 32 KiB for one property, and 64 KiB for all of them with the header."""
 _VERSION: Final = 1
@@ -46,12 +48,15 @@ class Carried:
         )
 
 
-def write(carried: Carried, due: datetime | None) -> ServiceBusMessage:
-    """The message to send. Raises PayloadTooLarge for headers, tags and metadata beyond a limit."""
+def write(carried: Carried, due: datetime | None, *, sessions: bool = False) -> ServiceBusMessage:
+    """The message to send, with a session id where the queue requires ``sessions``.
+
+    Raises PayloadTooLarge for headers, tags and metadata beyond a limit.
+    """
     message = carried.message
-    properties: dict[Any, Any] = {
-        name: value for name, value in _properties(carried) if value is not None
-    }
+    session_id = session_of(message.group, message.job_id) if sessions else None
+    told = [*_properties(carried), ("group", group_property(message.group, session_id))]
+    properties: dict[Any, Any] = {name: value for name, value in told if value is not None}
     size = sum(len(str(value).encode("utf-8", "surrogatepass")) for value in properties.values())
     if size > PROPERTIES_LIMIT:
         raise PayloadTooLarge(
@@ -65,7 +70,7 @@ def write(carried: Carried, due: datetime | None) -> ServiceBusMessage:
         subject=message.job_type,
         content_type="application/json",
         correlation_id=message.job_id,
-        session_id=message.group,
+        session_id=session_id,
         scheduled_enqueue_time_utc=due,
     )
 
@@ -109,7 +114,7 @@ def read(received: ServiceBusReceivedMessage, queue: str) -> Carried:
             job_type=received.subject,
             payload=b"".join(received.body),
             queue=queue,
-            group=received.session_id,
+            group=group_of(received.session_id, found.get("group")),
             headers=json.loads(found.get("headers", "{}")),
             metadata=json.loads(found.get("metadata", "{}")),
             tags=tuple(json.loads(found.get("tags", "[]"))),
