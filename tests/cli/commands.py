@@ -18,6 +18,10 @@ import jobbus
 
 SOURCE: Final = Path(jobbus.__file__).parents[1]
 PATIENCE: Final = 30.0
+INTERRUPT: Final = "\x03"
+"""What Ctrl-C types."""
+_AGAIN: Final = 5.0
+"""Seconds after which a person presses it once more."""
 _ON_TERMINAL: Final = "import os, sys; os.login_tty(0); os.execv(sys.argv[1], sys.argv[1:])"
 _OURS: Final = ("BACKGROUND_JOBS", "JOBBUS", "PG", "DOTNET_", "ASPNETCORE_", "NO_COLOR", "FORCE_")
 
@@ -116,6 +120,9 @@ class Program:
         try:
             written = _read_until(ours, after.encode()) if after else b""
             os.write(ours, typed.encode())
+            if typed == INTERRUPT and not _ends(process):
+                # Readline misses a signal that comes between its prompt and its wait for a key.
+                os.write(ours, typed.encode())
             written += _read_until(ours, None)
             code = process.wait(timeout=PATIENCE)
         finally:
@@ -135,6 +142,14 @@ class Program:
             **self.environment,
             **(more or {}),
         }
+
+
+def _ends(process: subprocess.Popen[bytes]) -> bool:
+    try:
+        process.wait(timeout=_AGAIN)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def command(words: Sequence[str]) -> list[str]:

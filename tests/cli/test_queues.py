@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from tests.cli.commands import Program
+from tests.cli.commands import INTERRUPT, Program
 from tests.cli.conftest import Backlog, Run
 
 
@@ -82,7 +82,7 @@ def test_a_purge_on_a_terminal_asks_for_the_name(
 
 
 @pytest.mark.parametrize(
-    ("typed", "code"), [("y\n", 0), ("YES\n", 0), ("n\n", 2), ("\x04", 2), ("\x03", 130)]
+    ("typed", "code"), [("y\n", 0), ("YES\n", 0), ("n\n", 2), ("\x04", 2), (INTERRUPT, 130)]
 )
 def test_many_jobs_are_cancelled_on_a_terminal_after_a_yes(
     typed: str, code: int, program: Program, backlog: Backlog
