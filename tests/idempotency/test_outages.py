@@ -436,7 +436,7 @@ async def test_successes_of_one_moment_are_recorded_in_one_request(store: Switch
         told.append(len(ends))
         return await complete(ends)
 
-    store.inner.complete = count  # type: ignore[method-assign]
+    store.inner.complete = count  # type: ignore[method-assign]  # counted on the way
     async with ledger_bus(store) as bus:
 
         @bus.job

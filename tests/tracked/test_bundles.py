@@ -141,7 +141,7 @@ async def test_what_is_wanted_when_a_queue_is_paused_waits_at_the_broker(stage: 
 
     queue._bundles.receive = pause_first  # type: ignore[method-assign]  # paused on the way
     assert not await take(queue, MANY)
-    queue._bundles.receive = receive  # type: ignore[method-assign]
+    queue._bundles.receive = receive  # type: ignore[method-assign]  # as it was
     assert await stage.at_broker() == 20
     await queue.resume("default")
     assert len(await take_all(queue, MANY)) == MANY
