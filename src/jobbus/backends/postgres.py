@@ -203,13 +203,15 @@ class PostgresQueue(SqlQueue):
         write: bool = True,
         atomic: bool = True,
     ) -> T:
+        async def work(connection: AsyncConnection[Any]) -> T:
+            if not (atomic and write):
+                return await link.drive_on(connection, make(), self._sql)
+            async with connection.transaction():
+                return await link.drive_on(connection, make(), self._sql)
+
         for attempt in range(1, _RETRIES + 1):
             try:
-                async with self._connections.borrow() as connection:
-                    if not (atomic and write):
-                        return await link.drive_on(connection, make(), self._sql)
-                    async with connection.transaction():
-                        return await link.drive_on(connection, make(), self._sql)
+                return await self._connections.run(work)
             except link.TRY_AGAIN as error:
                 if attempt == _RETRIES:
                     raise BackendUnavailable(

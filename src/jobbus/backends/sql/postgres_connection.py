@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from functools import lru_cache
@@ -27,13 +27,21 @@ from jobbus.errors import (
 
 from .callers import CallerSql, render
 from .program import Call, Program, Rows, Statement, drive_async
+from .rows import single_row
 from .statements import Naming, load, to_pyformat
+from .warm import WarmConnections
 
 T = TypeVar("T")
 TRY_AGAIN: Final = (
     errors.DeadlockDetected,
     errors.SerializationFailure,
     errors.UniqueViolation,  # two redrives of one unique key; the next look sees the winner
+)
+_OLD_SCHEMA: Final = (errors.UndefinedTable, errors.UndefinedFunction, errors.UndefinedColumn)
+_AWAY: Final = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    errors.ReadOnlySqlTransaction,
 )
 _CONNECT_SECONDS: Final = 10
 _GRACE_SECONDS: Final = 5
@@ -58,6 +66,9 @@ async def drive_on(
     cursor = connection.cursor(binary=True)
 
     async def step(statement: Statement) -> Rows:
+        if (single := single_row(statement)) is not None:
+            await cursor.execute(texts["enqueue_one"], single)
+            return await cursor.fetchall()
         text, parameters = render(statement, CallerSql("postgres", texts, _no_clock))
         if isinstance(statement, Call) and statement.sql is not None:
             if not parameters:
@@ -80,7 +91,7 @@ class Connections:
         self._conninfo = _conninfo(url)
         self._max_size = max_size
         self._statement_seconds = statement_timeout.total_seconds()
-        self._pool: AsyncConnectionPool[AsyncConnection[Any]] | None = None
+        self._warm: WarmConnections | None = None
         self._handlers: AsyncConnectionPool[AsyncConnection[Any]] | None = None
         self._asked_pooler = pooler
         self._pid = 0
@@ -89,7 +100,7 @@ class Connections:
 
     @property
     def is_open(self) -> bool:
-        return self._pool is not None
+        return self._warm is not None
 
     async def open(self) -> None:
         # One plain connection first: it fails at once and with the server's own words, where a
@@ -115,23 +126,33 @@ class Connections:
         # that ends meanwhile could not cancel that: connecting, the pool swallows it.
         with translated("fill the connection pool"):
             await pool.wait(self._statement_seconds)
-        self._pool = pool
+        self._warm = WarmConnections(pool)
 
     async def close(self) -> None:
-        pools = [pool for pool in (self._pool, self._handlers) if pool is not None]
-        self._pool = self._handlers = None
-        for pool in pools:
-            await pool.close(timeout=_GRACE_SECONDS)
+        warm, handlers = self._warm, self._handlers
+        self._warm = self._handlers = None
+        if warm is not None:
+            await warm.close(_GRACE_SECONDS)
+        if handlers is not None:
+            await handlers.close(timeout=_GRACE_SECONDS)
 
-    @asynccontextmanager
-    async def borrow(self) -> AsyncIterator[AsyncConnection[Any]]:
-        """A connection from the pool; everything inside shares one deadline."""
-        if self._pool is None or self._pid != os.getpid():
+    async def run(self, work: Callable[[AsyncConnection[Any]], Awaitable[T]]) -> T:
+        """Do this on a connection from the pool, all of it under one deadline."""
+        warm = self._warm
+        if warm is None or self._pid != os.getpid():
             raise BackendUnavailable("this Postgres queue is not open in this process")
-        with translated("run a statement"):
+        try:
             async with asyncio.timeout(self._statement_seconds + _GRACE_SECONDS):
-                async with self._pool.connection() as connection:
-                    yield connection
+                lent = await warm.take()
+                try:
+                    return await work(lent.connection)
+                finally:
+                    await warm.give_back(lent)
+        except Exception as error:
+            meant = meaning(error, "run a statement")
+            if meant is error:
+                raise
+            raise meant from error
 
     @asynccontextmanager
     async def single(self) -> AsyncIterator[AsyncConnection[Any]]:
@@ -151,7 +172,7 @@ class Connections:
 
     async def _handlers_pool(self) -> AsyncConnectionPool[AsyncConnection[Any]]:
         """A pool apart: handlers that hold their connections must not starve the worker of its."""
-        if self._pool is None:
+        if self._warm is None:
             raise BackendUnavailable("this Postgres queue is not open")
         if self._handlers is None:
             self._handlers = AsyncConnectionPool(
@@ -246,28 +267,34 @@ def translated(doing: str) -> Iterator[None]:
     """psycopg's errors as jobbus names them."""
     try:
         yield
-    except TRY_AGAIN:
-        raise
-    except (errors.DiskFull, errors.OutOfMemory) as error:
-        raise BackendFull(f"Postgres could not {doing}: {_said(error)}") from error
-    except (errors.UndefinedTable, errors.UndefinedFunction, errors.UndefinedColumn) as error:
-        raise SchemaMismatch(
+    except Exception as error:
+        meant = meaning(error, doing)
+        if meant is error:
+            raise
+        raise meant from error
+
+
+def meaning(error: Exception, doing: str) -> Exception:
+    """What jobbus calls an error of psycopg's; the error itself where it has no name for it."""
+    if isinstance(error, TRY_AGAIN):
+        return error
+    if isinstance(error, errors.DiskFull | errors.OutOfMemory):
+        return BackendFull(f"Postgres could not {doing}: {_said(error)}")
+    if isinstance(error, _OLD_SCHEMA):
+        return SchemaMismatch(
             f"jobbus's tables are missing or older: run `jobbus migrate up` ({_said(error)})"
-        ) from error
-    except (PoolTimeout, TooManyRequests) as error:
-        raise BackendUnavailable(f"Postgres could not {doing}: no connection came free") from error
-    except TimeoutError as error:
-        raise BackendUnavailable(f"Postgres could not {doing} within the deadline") from error
-    except (
-        psycopg.OperationalError,
-        psycopg.InterfaceError,
-        errors.ReadOnlySqlTransaction,
-    ) as error:
-        raise BackendUnavailable(f"Postgres could not {doing}: {_said(error)}") from error
-    except psycopg.Error as error:
-        raise BackendError(f"Postgres could not {doing}: {_said(error)}") from error
-    except UnicodeEncodeError as error:
-        raise BackendError(f"Postgres could not {doing}: it keeps no {error.object!r}") from error
+        )
+    if isinstance(error, PoolTimeout | TooManyRequests):
+        return BackendUnavailable(f"Postgres could not {doing}: no connection came free")
+    if isinstance(error, TimeoutError):
+        return BackendUnavailable(f"Postgres could not {doing} within the deadline")
+    if isinstance(error, _AWAY):
+        return BackendUnavailable(f"Postgres could not {doing}: {_said(error)}")
+    if isinstance(error, psycopg.Error):
+        return BackendError(f"Postgres could not {doing}: {_said(error)}")
+    if isinstance(error, UnicodeEncodeError):
+        return BackendError(f"Postgres could not {doing}: it keeps no {error.object!r}")
+    return error
 
 
 def readable(conninfo: str) -> str:

@@ -12,9 +12,13 @@ from jobbus.job import Job, JobState, Problem, Progress
 from jobbus.message import NO_DELAY, DeadLetter, Delivery, Message, new_delivery, new_message
 
 from .document import as_text
-from .program import Dialect, Row, Rows
+from .program import Dialect, Many, Row, Rows, Statement
 
 T = TypeVar("T")
+_ABSENT: Final = dict.fromkeys(
+    ("timeout_ms", "parent_id", "unique_key", "unique_lock", "tags", "headers", "metadata")
+)
+"""Parameters of the ``enqueue_one`` statement that most jobs do not have."""
 _HEADERS: Final = 8
 _TAGS: Final = 19
 """Columns of the ``claim`` statement that hold JSON; metadata comes after the tags."""
@@ -62,6 +66,18 @@ def message_row(message: Message, dialect: Dialect) -> dict[str, Any]:
     if message.tags:
         row["tags"] = json.dumps(message.tags)
     return row
+
+
+def single_row(statement: Statement) -> dict[str, Any] | None:
+    """Parameters of ``enqueue_one``, where ``enqueue`` has a single row that is ready at once."""
+    if not isinstance(statement, Many) or statement.name != "enqueue" or len(statement.batch) != 1:
+        return None
+    row = statement.batch[0]
+    if row["blocked"] or row["delay_ms"] or "run_at" in row or "expires_at" in row:
+        return None
+    payload = row["payload"]
+    as_bytes = payload.encode() if isinstance(payload, str) else payload
+    return {**_ABSENT, **row, **statement.parameters, "payload": as_bytes}
 
 
 def unique_lock(message: Message) -> str | None:

@@ -24,6 +24,18 @@ CROSS JOIN LATERAL (
 ON CONFLICT DO NOTHING
 RETURNING id::text
 
+-- enqueue_one: the same for one job that is ready at once: no document to take apart
+INSERT INTO background_jobs (
+    id, queue, job_type, state, initial_state, priority, ready, attempt, max_attempts, max_crashes,
+    timeout_ms, created_at, run_at, parent_id, unique_key, unique_lock, tags, headers, metadata,
+    payload)
+VALUES (CAST(:id AS uuid), :queue, :job_type, CAST(:arrival AS text), CAST(:arrival AS text),
+        :priority, true, :attempt, :max_attempts, :max_crashes, :timeout_ms, statement_timestamp(),
+        statement_timestamp(), CAST(:parent_id AS uuid), :unique_key, :unique_lock, :tags, :headers,
+        :metadata, :payload)
+ON CONFLICT DO NOTHING
+RETURNING id::text
+
 -- claim: the best ready jobs become this worker's, under one lease; rows that others hold are skipped.
 -- They are locked, so their places hold until the end of the statement, and need no second look-up.
 WITH picked AS MATERIALIZED (
