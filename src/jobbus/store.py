@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jobbus.job import TERMINAL, Job, JobEvent, JobState, Progress
-from jobbus.message import Delivery, Message
+from jobbus.message import Delivery, Priority
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,12 +221,22 @@ class JobStore(Protocol):
         ...
 
 
+class Ticket(NamedTuple):
+    """Names a job, and travels through a broker in its place; the payload stays in the ledger."""
+
+    job_id: str
+    attempts: int
+    """Those before the one that it is for."""
+    job_type: str = ""
+    priority: int = Priority.NORMAL
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandOver:
     """Jobs that a relay took from the ledger, to send to a broker."""
 
-    messages: Sequence[Message] = ()
-    """Best first; without payloads, which stay in the ledger."""
+    tickets: Sequence[Ticket] = ()
+    """Best first."""
     claim: int | None = None
     """Names the batch; None when it is empty."""
     outstanding: int = 0
@@ -280,12 +290,12 @@ class Outbox(Protocol):
         ...
 
     async def start(
-        self, tickets: Sequence[Delivery], *, queue: str, lease: timedelta
+        self, tickets: Sequence[Ticket], *, queue: str, lease: timedelta
     ) -> Sequence[Delivery]:
-        """Of the jobs whose messages came from the broker, start those that may; best first.
+        """Of the jobs whose tickets came from the broker, start those that may; best first.
 
-        Refused are jobs that run, have ended, are paused, are unknown or are not due, and messages
-        of an earlier attempt. ``queue`` names where the messages were received.
+        Refused are jobs that run, have ended, are paused, are unknown or are not due, and tickets
+        of an earlier attempt. ``queue`` names where they were received.
         """
         ...
 

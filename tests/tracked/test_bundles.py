@@ -13,11 +13,13 @@ from typing import Any, Final
 import pytest
 
 from jobbus.errors import BackendUnavailable
+from jobbus.ids import new_id
 from jobbus.job import JobState
-from jobbus.message import Delivery, Message
+from jobbus.message import Delivery, Message, Priority
 from jobbus.services.relay import relay_once
+from jobbus.store import Ticket
 from jobbus.testing.make import back, dead, done, message, messages
-from jobbus.tracked.bundles import TICKET, tickets_for
+from jobbus.tracked.bundles import TICKET, Share, message_of
 from tests.tracked.stage import LEASE, PATIENCE, Stage, job, state, take
 
 SECOND: Final = timedelta(seconds=1)
@@ -75,7 +77,7 @@ async def test_the_message_is_acknowledged_with_the_last_of_its_jobs(stage: Stag
     assert await stage.at_broker() == 20
     by_message: dict[int, list[Delivery]] = {}
     for one in held:
-        by_message.setdefault(id(one.receipt.broker.receipt.bundle), []).append(one)
+        by_message.setdefault(id(one.receipt.broker.bundle), []).append(one)
     first, second, *rest = by_message.values()
     assert not await queue.complete([done(one) for one in first[:-1]])
     assert not await queue.complete([done(one) for one in first[:-1]])
@@ -134,7 +136,7 @@ async def test_what_is_wanted_when_a_queue_is_paused_waits_at_the_broker(stage: 
         await queue._relay.step("default")
     receive, ledger = queue._bundles.receive, queue.ledger
 
-    async def pause_first(*given: Any, **named: Any) -> list[Delivery]:
+    async def pause_first(*given: Any, **named: Any) -> list[Share]:
         tickets = await receive(*given, **named)
         await ledger.pause("default")
         return tickets
@@ -167,6 +169,75 @@ async def test_a_worker_that_dies_before_the_gate_costs_no_job_and_no_attempt(
     held = await take_all(queue, MANY)
     assert ids(held) == ids(batch)
     assert {(one.attempt, one.crashes) for one in held} == {(1, 0)}
+
+
+async def test_of_a_long_queue_of_short_jobs_the_next_are_with_the_broker_already(
+    stage: Stage,
+) -> None:
+    queue = await stage.process()
+    await queue.enqueue(messages(5 * MANY))
+    for _ in range(3):
+        assert len(await take(queue, MANY)) == MANY
+    await asyncio.gather(*queue._spawned)
+    assert await queue.counts() == {
+        ("default", JobState.RUNNING): 3 * MANY,
+        ("default", JobState.QUEUED): MANY,
+        ("default", JobState.CREATED): MANY,
+    }
+    sent = len(stage.sent)
+    assert len(await take(queue, MANY)) == MANY
+    assert len(stage.sent) == sent, "it took what was there"
+
+
+@pytest.mark.parametrize(("slow", "limit"), [(True, MANY), (False, 39)], ids=["slow", "few"])
+async def test_otherwise_what_comes_late_and_urgent_is_next(
+    stage: Stage, slow: bool, limit: int
+) -> None:
+    queue = await stage.process()
+    await queue.enqueue(messages(5 * MANY))
+    for _ in range(3):
+        if slow:
+            queue._received.clear()  # as if long ago
+        assert len(await take(queue, limit)) == limit
+    await asyncio.gather(*queue._spawned)
+    assert (await queue.counts())["default", JobState.CREATED] == 5 * MANY - 3 * limit
+    urgent = message(priority=Priority.HIGH)
+    await queue.enqueue([urgent])
+    assert urgent.job_id in ids(await take(queue, limit))
+
+
+async def test_a_broker_that_goes_away_meanwhile_is_heard_of_by_who_receives_next(
+    stage: Stage,
+) -> None:
+    queue = await stage.process()
+    batch = messages(3 * MANY)
+    await queue.enqueue(batch)
+    held = list(await take(queue, MANY))
+    enqueue, away = queue.broker.enqueue, False
+
+    async def fail_later(some: Sequence[Message], **named: Any) -> Sequence[str]:
+        if away:
+            raise BackendUnavailable("the broker is away")
+        return await enqueue(some, **named)
+
+    queue.broker.enqueue = fail_later  # type: ignore[assignment, method-assign]  # away for a moment
+    start = queue.ledger.start
+
+    async def start_then_away(*given: Any, **named: Any) -> Sequence[Delivery]:
+        nonlocal away
+        started = await start(*given, **named)
+        away = True
+        return started
+
+    queue.ledger.start = start_then_away  # type: ignore[method-assign]  # between the two
+    held += await take(queue, MANY)
+    await asyncio.gather(*queue._spawned)
+    with pytest.raises(BackendUnavailable):
+        await take(queue, MANY)
+    queue.ledger.start = start  # type: ignore[method-assign]  # as it was
+    away = False
+    held += await take_all(queue, MANY)
+    assert ids(held) == ids(batch)
 
 
 async def test_an_outage_half_way_puts_back_the_jobs_that_were_not_sent(stage: Stage) -> None:
@@ -264,8 +335,8 @@ async def test_a_bundle_that_names_no_jobs_is_dropped(stage: Stage, body: bytes)
     bundles = await queue._open_broker()
     await queue.broker.enqueue([broken])
     [held] = await bundles.receive("default", limit=9, wait=PATIENCE, lease=LEASE)
-    assert (held.job_id, held.message.payload) == (broken.job_id, body)
-    await bundles.abandon([back(held)])
+    assert held.ticket == Ticket(broken.job_id, 0)
+    await bundles.give_back([held])
     await queue.enqueue([sent])
     assert ids(await take_all(queue, 1)) == [sent.job_id]
     assert await state(queue, sent) is JobState.RUNNING
@@ -276,6 +347,7 @@ async def test_a_bundle_that_names_no_jobs_is_dropped(stage: Stage, body: bytes)
 async def test_jobs_that_nobody_knows_start_nothing(stage: Stage) -> None:
     queue = await stage.process()
     await queue._open_broker()
-    await queue.broker.enqueue([tickets_for(messages(3))])
+    unknown = [Ticket(new_id(), 0, "render") for _ in range(3)]
+    await queue.broker.enqueue([message_of("default", unknown)])
     assert not await take(queue)
     assert await stage.at_broker() == 0

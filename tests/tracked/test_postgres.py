@@ -37,7 +37,7 @@ async def test_recovery_by_sql_lets_what_the_broker_lost_be_handed_over_again(
     await queue.ledger.hand_over("default", limit=1, within=timedelta(0))
     with psycopg.connect(empty_database) as connection:
         assert connection.execute("SELECT * FROM recover_stuck_background_jobs(0)").fetchall() == []
-    assert (await queue.ledger.hand_over("default", limit=1, within=timedelta(60))).messages
+    assert (await queue.ledger.hand_over("default", limit=1, within=timedelta(60))).tickets
 
 
 async def test_two_processes_never_hand_one_job_over_twice(
@@ -49,8 +49,8 @@ async def test_two_processes_never_hand_one_job_over_twice(
     first = await queue.ledger.hand_over("default", limit=3, within=timedelta(60))
     second = await other.hand_over("default", limit=3, within=timedelta(60))
     await other.close()
-    assert (len(first.messages), len(second.messages)) == (3, 2)
-    assert not {one.job_id for one in first.messages} & {one.job_id for one in second.messages}
+    assert (len(first.tickets), len(second.tickets)) == (3, 2)
+    assert not {one.job_id for one in first.tickets} & {one.job_id for one in second.tickets}
 
 
 async def test_a_worker_on_the_ledger_alone_runs_what_no_broker_has(

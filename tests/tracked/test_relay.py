@@ -146,7 +146,7 @@ async def test_a_relay_that_dies_before_it_sends_costs_half_a_minute(stage: Stag
     sent = message()
     await queue.enqueue([sent])
     handed = await queue.ledger.hand_over("default", limit=1, within=SENDING)
-    assert [one.job_id for one in handed.messages] == [sent.job_id]
+    assert [one.job_id for one in handed.tickets] == [sent.job_id]
     assert not await take(queue)
     stage.pass_time(SENDING + SECOND)
     assert (await take_one(queue)).job_id == sent.job_id
@@ -188,9 +188,9 @@ async def test_a_message_received_as_its_queue_is_paused_goes_back_to_the_broker
     await queue.enqueue([sent])
     await queue._relay.step("default")
     await relay_once(queue, queue.relay(window=1))
-    raw = await queue.broker.receive("default", limit=1, wait=PATIENCE, lease=PATIENCE)
+    shares = await queue._shares("default", 1, PATIENCE, PATIENCE)
     await queue.pause("default")
-    assert await queue._start(list(raw), "default", PATIENCE, 1) == []
+    assert await queue._start(shares, "default", PATIENCE, 1) == []
     await queue.resume("default")
     assert (await take_one(queue)).job_id == sent.job_id
     assert len(stage.sent) == 1

@@ -21,6 +21,7 @@ from jobbus.backends.sqlite import SqliteQueue
 from jobbus.message import Completion, Delivery, Message
 from jobbus.testing.broker import BareBroker
 from jobbus.tracked import TrackedQueue
+from jobbus.tracked.bundles import Share
 
 JOB_TYPE: Final = "work"
 _LEASE: Final = timedelta(seconds=20)
@@ -55,9 +56,9 @@ class MortalBroker(BareBroker):
 class MortalQueue(TrackedQueue):
     """Dies with its process around the start gate and the record."""
 
-    async def _start(self, messages: list[Delivery], *rest: Any) -> list[Delivery]:
+    async def _start(self, shares: list[Share], *rest: Any) -> list[Delivery]:
         die_at("received, not started")
-        started = await super()._start(messages, *rest)
+        started = await super()._start(shares, *rest)
         die_at("started, not run")
         return started
 

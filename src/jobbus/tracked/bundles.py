@@ -1,6 +1,6 @@
 """Messages that name several jobs: where many are wanted at once, a broker carries few.
 
-Each ticket in a bundle is a delivery of its own to whoever receives; the message is acknowledged
+Each ticket in a message is settled by itself by whoever received it; the message is acknowledged
 with the last of them. What is not wanted goes back in a message of its own, sent before that.
 """
 
@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 
 from jobbus.errors import BackendError
 from jobbus.ids import new_id, parse_id
+from jobbus.job import Problem
 from jobbus.message import (
     Abandonment,
     Capabilities,
@@ -23,13 +24,11 @@ from jobbus.message import (
     CountsAs,
     DeadLetter,
     Delivery,
-    LeaseState,
     Message,
     Priority,
-    new_message,
-    with_receipt,
 )
 from jobbus.queue import BackgroundJobQueue
+from jobbus.store import Ticket
 
 log = logging.getLogger("jobbus.tracked")
 
@@ -44,50 +43,56 @@ As many as RabbitMQ lets us ask for. A ticket that the broker sets aside is one 
 """
 _MESSAGES: Final = 20
 """Into so many messages a large hand-over goes, so that several workers can share it."""
+BUNDLED: Final = 2 * _MESSAGES
+"""So many jobs travel in fewer messages, at the least."""
 _LARGEST: Final = 1000
 _LARGEST_BODY: Final = 64 * 1024
 _LARGEST_NUMBER: Final = 10**10
-S = TypeVar("S", Completion, Abandonment)
+_DIGITS: Final = 10
+"""Of a number of attempts, in a header that anybody may have written."""
+T = TypeVar("T")
 
 
-def divided(messages: Sequence[Message]) -> list[Sequence[Message]]:
-    """Jobs that are to travel together, in their order: of many, a twentieth each."""
-    size = max(1, min(len(messages) // _MESSAGES, _LARGEST))
-    return [messages[start : start + size] for start in range(0, len(messages), size)]
+def divided(tickets: Sequence[T]) -> list[Sequence[T]]:
+    """What is to travel together, in its order: of many, a twentieth each."""
+    size = max(1, min(len(tickets) // _MESSAGES, _LARGEST))
+    return [tickets[start : start + size] for start in range(0, len(tickets), size)]
 
 
-def tickets_for(jobs: Sequence[Message], *, ranked: bool = False) -> Message:
-    """What travels: the names of these jobs of one queue, so that a broker's limits do not matter.
+def message_of(queue: str, tickets: Sequence[Ticket], *, ranked: bool = False) -> Message:
+    """What travels: the names of jobs of one queue, so that a broker's limits do not matter.
 
     ``ranked`` is said where the broker knows priorities, and then of one job.
     """
-    first = jobs[0]
-    one = len(jobs) == 1
-    names = [[job.job_id, job.prior_attempts] for job in jobs]
+    first = tickets[0]
+    one = len(tickets) == 1
+    names = [[ticket.job_id, ticket.attempts] for ticket in tickets]
     return Message(
         job_id=first.job_id if one else new_id(),
         job_type=first.job_type,
-        queue=first.queue,
+        queue=queue,
         payload=b"{}" if one else json.dumps(names).encode(),
-        headers={TICKET: str(first.prior_attempts) if one else _SEVERAL},
+        headers={TICKET: str(first.attempts) if one else _SEVERAL},
         priority=first.priority if ranked else Priority.NORMAL,
         max_crashes=_DELIVERIES,
-        prior_attempts=first.prior_attempts if one else 0,
+        prior_attempts=first.attempts if one else 0,
     )
 
 
 @dataclass(slots=True, eq=False)
 class Bundle:
-    """A message that named several jobs, and how many of them are not done with."""
+    """A message as it came, and how many of its tickets are not done with."""
 
     message: Delivery
     left: int
+    several: bool
 
 
 @dataclass(slots=True, eq=False)
 class Share:
-    """The receipt of one ticket in a bundle."""
+    """One ticket of a message; or a message without any, from before there was a ledger."""
 
+    ticket: Ticket | None
     bundle: Bundle
     settled: bool = False
 
@@ -109,113 +114,104 @@ class Bundles:
 
     async def receive(
         self, queue: str, *, limit: int, wait: timedelta, lease: timedelta
-    ) -> list[Delivery]:
+    ) -> list[Share]:
         """Up to ``limit`` tickets, and messages that are none."""
         asked = math.ceil(limit / self._sizes.get(queue, 1.0))
         messages = await self._broker.receive(queue, limit=asked, wait=wait, lease=lease)
-        tickets = [one for message in messages for one in _unpacked(message)]
+        shares = [one for message in messages for one in shares_of(message)]
         if messages:
-            self._sizes[queue] = len(tickets) / len(messages)
-        if tickets[limit:]:
-            await self._give_back(tickets[limit:])
-        return tickets[:limit]
+            self._sizes[queue] = len(shares) / len(messages)
+        if shares[limit:]:
+            await self._give_up(shares[limit:])
+        return shares[:limit]
 
-    async def complete(self, done: Sequence[Completion]) -> None:
+    async def complete(self, shares: Sequence[Share]) -> None:
         """Those that were lost are not told apart: nobody here asks."""
-        over, plain = _apart(done)
-        ready = [*plain, *(Completion(delivery=one) for one in _ended(over))]
-        if ready:
-            await self._broker.complete(ready)
+        done = [Completion(delivery=message) for message in _ended(shares)]
+        if done:
+            await self._broker.complete(done)
 
-    async def abandon(self, back: Sequence[Abandonment]) -> None:
-        shares, plain = _apart(back)
-        if plain:
-            await self._broker.abandon(plain)
-        if shares:
-            await self._send_again([one.delivery for one in shares])
+    async def give_back(self, shares: Sequence[Share]) -> None:
+        """For whoever receives next: a message of one ticket itself, else another in its place."""
+        whole = [
+            Abandonment(delivery=one.bundle.message, counts_as=CountsAs.RELEASE)
+            for one in shares
+            if not one.bundle.several
+        ]
+        if whole:
+            await self._broker.abandon(whole)
+        parts = [one for one in shares if one.bundle.several]
+        if parts:
+            await self._send_again(parts)
 
-    async def dead_letter(self, dead: Sequence[DeadLetter]) -> None:
+    async def dead_letter(self, share: Share, problem: Problem) -> None:
         """For messages that are no tickets."""
-        await self._broker.dead_letter(dead)
+        await self._broker.dead_letter([DeadLetter(delivery=share.bundle.message, problem=problem)])
 
-    async def extend(self, held: Sequence[Delivery], lease: timedelta) -> Sequence[LeaseState]:
+    async def extend(self, shares: Sequence[Share], lease: timedelta) -> None:
         """Of each message once; nobody here asks what came of it."""
-        messages = {
-            id(message): message
-            for one in held
-            for message in [one.receipt.bundle.message if isinstance(one.receipt, Share) else one]
-        }
-        return await self._broker.extend(list(messages.values()), lease)
+        messages = {id(one.bundle): one.bundle.message for one in shares}
+        await self._broker.extend(list(messages.values()), lease)
 
-    async def _give_back(self, surplus: Sequence[Delivery]) -> None:
+    async def _give_up(self, surplus: Sequence[Share]) -> None:
         """What came beyond the limit, for other workers. Nothing is lost if they cannot have it."""
-        release = CountsAs.RELEASE
         try:
-            await self.abandon([Abandonment(delivery=one, counts_as=release) for one in surplus])
+            await self.give_back(surplus)
         except BackendError as error:
             log.warning("tickets could not be given back; they will come again: %s", error)
 
-    async def _send_again(self, tickets: Sequence[Delivery]) -> None:
+    async def _send_again(self, shares: Sequence[Share]) -> None:
         """First what takes their place, then their own end."""
-        by_bundle: dict[int, list[Message]] = {}
-        for one in tickets:
-            by_bundle.setdefault(id(one.receipt.bundle), []).append(one.message)
-        again = [tickets_for(messages) for messages in by_bundle.values()]
+        by_bundle: dict[int, list[Share]] = {}
+        for one in shares:
+            by_bundle.setdefault(id(one.bundle), []).append(one)
+        again = [_message_again(some) for some in by_bundle.values()]
         size = self.capabilities.max_batch or len(again)
         for start in range(0, len(again), size):
             await self._broker.enqueue(again[start : start + size])
-        await self.complete([Completion(delivery=one) for one in tickets])
+        await self.complete(shares)
 
 
-def _apart(settled: Sequence[S]) -> tuple[list[S], list[S]]:
-    """Those of tickets in bundles, and the others."""
-    shares = [one for one in settled if isinstance(one.delivery.receipt, Share)]
-    plain = [one for one in settled if not isinstance(one.delivery.receipt, Share)]
-    return shares, plain
+def shares_of(message: Delivery) -> list[Share]:
+    """The tickets in a message, one at the least; a broken one names a job that is not known."""
+    outer = message.message
+    said = outer.headers.get(TICKET)
+    if said is None:
+        return [Share(None, Bundle(message, 1, several=False))]
+    if said == _SEVERAL:
+        try:
+            named = _named(outer.payload)
+        except ValueError:
+            named = []
+        if named:
+            bundle = Bundle(message, len(named), several=True)
+            return [Share(ticket, bundle) for ticket in named]
+    # Not what the broker counts: a ticket whose worker died before the job started comes again as a
+    # later attempt, though the job has had none.
+    counted = said.isdecimal() and said.isascii() and len(said) < _DIGITS
+    attempts = int(said) if counted else outer.prior_attempts
+    return [Share(Ticket(outer.job_id, attempts), Bundle(message, 1, several=False))]
 
 
-def _ended(done: Sequence[Completion]) -> list[Delivery]:
+def _message_again(shares: Sequence[Share]) -> Message:
+    outer = shares[0].bundle.message.message
+    first, *others = [one.ticket for one in shares if one.ticket is not None]
+    return message_of(outer.queue, [first._replace(job_type=outer.job_type), *others])
+
+
+def _ended(shares: Sequence[Share]) -> list[Delivery]:
     """The messages of which the last ticket is settled now."""
     ended = []
-    for one in done:
-        share: Share = one.delivery.receipt
-        if not share.settled:
-            share.settled = True
-            share.bundle.left -= 1
-            if not share.bundle.left:
-                ended.append(share.bundle.message)
+    for one in shares:
+        if not one.settled:
+            one.settled = True
+            one.bundle.left -= 1
+            if not one.bundle.left:
+                ended.append(one.bundle.message)
     return ended
 
 
-def _unpacked(message: Delivery) -> list[Delivery]:
-    """The tickets in a message; the message itself, if it is no bundle, or a broken one."""
-    if message.message.headers.get(TICKET) != _SEVERAL:
-        return [message]
-    try:
-        named = _named(message.message.payload)
-    except ValueError:
-        return [message]
-    bundle = Bundle(message, len(named))
-    outer = message.message
-    return [
-        with_receipt(
-            message,
-            Share(bundle),
-            new_message(
-                job_id,
-                outer.job_type,
-                b"{}",
-                outer.queue,
-                max_crashes=outer.max_crashes,
-                prior_attempts=attempts,
-                headers={TICKET: str(attempts)},
-            ),
-        )
-        for job_id, attempts in named
-    ]
-
-
-def _named(payload: bytes) -> list[tuple[str, int]]:
+def _named(payload: bytes) -> list[Ticket]:
     """Jobs and attempts, as anybody may have written them. Raises ValueError."""
     if len(payload) > _LARGEST_BODY:
         raise ValueError("it is too large")
@@ -231,7 +227,7 @@ def _named(payload: bytes) -> list[tuple[str, int]]:
             case [str() as job_id, int() as attempts] if (
                 parse_id(job_id) == job_id and 0 <= attempts < _LARGEST_NUMBER
             ):
-                named.append((job_id, attempts))
+                named.append(Ticket(job_id, attempts))
             case _:
                 raise ValueError("an entry is no id and number of attempts")
     return named

@@ -33,14 +33,16 @@ from jobbus.message import (
 from jobbus.queue import BackgroundJobQueue
 from jobbus.store import JobStore, Outbox
 
-from .bundles import TICKET, Bundles
-from .relay import Relay, as_sent
+from .bundles import BUNDLED, Bundles, Share
+from .relay import Relay, Step
 from .store import LedgerVerbs, Receipt, TrackingStore, in_ledger
 
 log = logging.getLogger("jobbus.tracked")
 
 S = TypeVar("S", Completion, Abandonment, DeadLetter)
 _PAUSED_LOOK: Final = timedelta(seconds=1)
+_QUICK: Final = 0.25
+"""Seconds between two receives, at the most, for the second to be prepared before it comes."""
 
 
 class TrackedQueue(LedgerVerbs):
@@ -63,7 +65,9 @@ class TrackedQueue(LedgerVerbs):
         self._connected = False
         self._bundles = Bundles(broker)
         self._relay = Relay(self.ledger, self._open_broker)
-        self._handing_back: set[asyncio.Task[None]] = set()
+        self._received: dict[str, float] = {}
+        """When a receive last brought something, by queue."""
+        self._spawned: set[asyncio.Task[None]] = set()
         self._keeping: asyncio.Task[None] | None = None
 
     @property
@@ -90,8 +94,8 @@ class TrackedQueue(LedgerVerbs):
     async def close(self) -> None:
         self._opened = False
         await self._relay.finish()
-        if self._handing_back:
-            await asyncio.gather(*self._handing_back)
+        if self._spawned:
+            await asyncio.gather(*self._spawned)
         if self._keeping is not None:
             self._keeping.cancel()
             await asyncio.wait({self._keeping})
@@ -143,20 +147,35 @@ class TrackedQueue(LedgerVerbs):
                         return []
                     await self.ledger.await_news(seen, min(left, _PAUSED_LOOK))
                     continue
-                messages = await self._await_messages(queue, limit, left, lease, seen)
-                if messages:
+                shares = await self._await_shares(queue, limit, left, lease, seen)
+                if shares:
                     expected = min(limit, step.outstanding)
-                    started = await self._start_safely(messages, queue, lease, expected)
+                    started = await self._start_safely(shares, queue, lease, expected)
                     if started:
+                        self._go_ahead(queue, limit, step)
                         return started
                 elif not left:
                     return []
 
-    async def _await_messages(
+    def _go_ahead(self, queue: str, limit: int, step: Step) -> None:
+        """Hand over what the next receive will take while this one's jobs run.
+
+        Only of a long queue of short jobs: what is urgent and comes now waits behind that.
+        """
+        now = time.monotonic()
+        before, self._received[queue] = self._received.get(queue, 0.0), now
+        if self._relays and step.outstanding >= limit >= BUNDLED and now - before < _QUICK:
+            self._spawn(self._hand_over_ahead(queue, limit))
+
+    async def _hand_over_ahead(self, queue: str, limit: int) -> None:
+        with contextlib.suppress(BackendError):  # whoever receives next hears of it
+            await self._relay.step(queue, ahead=limit)
+
+    async def _await_shares(
         self, queue: str, limit: int, wait: timedelta, lease: timedelta, seen: int
-    ) -> list[Delivery]:
-        """Messages from the broker; meanwhile, what becomes ready is handed over."""
-        receiving = asyncio.ensure_future(self._messages(queue, limit, wait, lease))
+    ) -> list[Share]:
+        """Tickets from the broker; meanwhile, what becomes ready is handed over."""
+        receiving = asyncio.ensure_future(self._shares(queue, limit, wait, lease))
         following = asyncio.ensure_future(self._relay.follow(queue, seen))
         try:
             await asyncio.wait({receiving, following}, return_when=asyncio.FIRST_COMPLETED)
@@ -164,26 +183,26 @@ class TrackedQueue(LedgerVerbs):
                 following.result()  # it ends by an error only
             return receiving.result()
         except BaseException:
-            self._spawn(self._return_messages(receiving))
+            self._spawn(self._return_shares(receiving))
             raise
         finally:
             # Nothing is awaited here: who is cancelled meanwhile would lose what was received.
             following.cancel()
             following.add_done_callback(_heard)
 
-    async def _messages(
+    async def _shares(
         self, queue: str, limit: int, wait: timedelta, lease: timedelta
-    ) -> list[Delivery]:
+    ) -> list[Share]:
         broker = await self._open_broker()
         longest = broker.capabilities.max_lease
         kept = lease if longest is None else min(lease, longest)
         return await broker.receive(queue, limit=limit, wait=wait, lease=kept)
 
     async def _start_safely(
-        self, messages: list[Delivery], queue: str, lease: timedelta, expected: int
+        self, shares: list[Share], queue: str, lease: timedelta, expected: int
     ) -> list[Delivery]:
-        """Start the jobs of these messages; if the caller is cancelled meanwhile, they go back."""
-        task = asyncio.ensure_future(self._start(messages, queue, lease, expected))
+        """Start the jobs of these tickets; if the caller is cancelled meanwhile, they go back."""
+        task = asyncio.ensure_future(self._start(shares, queue, lease, expected))
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -191,69 +210,71 @@ class TrackedQueue(LedgerVerbs):
             raise
 
     async def _start(
-        self, messages: list[Delivery], queue: str, lease: timedelta, expected: int
+        self, shares: list[Share], queue: str, lease: timedelta, expected: int
     ) -> list[Delivery]:
-        """The start gate: the ledger says which jobs start here; all other messages are spent."""
+        """The start gate: the ledger says which jobs start here; all other tickets are spent."""
         with contextlib.suppress(BackendError):  # what came must not wait for what does not
-            while (missing := expected - len({message.job_id for message in messages})) > 0:
-                more = await self._messages(queue, missing, NO_DELAY, lease)
+            while (missing := expected - len({_job_id(share) for share in shares})) > 0:
+                more = await self._shares(queue, missing, NO_DELAY, lease)
                 if not more:
                     break
-                messages += more
-        tickets = [as_sent(message) for message in messages]
+                shares += more
+        first: dict[tuple[str, int], Share] = {}
+        tickets = []
+        for share in shares:
+            ticket = share.ticket
+            if ticket is not None:
+                first.setdefault((ticket.job_id, ticket.attempts), share)
+                tickets.append(ticket)
         jobs = await self.ledger.start(tickets, queue=queue, lease=lease)
-        first: dict[tuple[str, int], Delivery] = {}
-        for ticket, message in zip(tickets, messages, strict=True):
-            first.setdefault((ticket.job_id, ticket.message.prior_attempts), message)
-        started = [
-            with_receipt(job, Receipt(job, first[job.job_id, job.attempt - 1])) for job in jobs
-        ]
-        used = {id(one.receipt.broker) for one in started}
-        try:
-            await self._refuse([message for message in messages if id(message) not in used], queue)
-        except BackendError as error:  # what has started must not be lost for it
-            log.warning("messages could not be looked into; they will come again: %s", error)
+        started = []
+        for job in jobs:
+            share = first.pop((job.message.job_id, job.attempt - 1))
+            started.append(with_receipt(job, Receipt(job, share)))
+        if len(started) < len(shares):
+            used = {id(one.receipt.broker) for one in started}
+            try:
+                await self._refuse([share for share in shares if id(share) not in used], queue)
+            except BackendError as error:  # what has started must not be lost for it
+                log.warning("messages could not be looked into; they will come again: %s", error)
         return started
 
-    async def _refuse(self, messages: Sequence[Delivery], queue: str) -> None:
-        """Drop messages of jobs that run, have ended or are not due; keep a paused queue's."""
-        tickets = [m for m in messages if TICKET in m.message.headers]
-        for message in messages:
-            if TICKET not in message.message.headers:
-                await self._adopt(message)
+    async def _refuse(self, shares: Sequence[Share], queue: str) -> None:
+        """Drop tickets of jobs that run, have ended or are not due; keep a paused queue's."""
+        for share in shares:
+            if share.ticket is None:
+                await self._adopt(share)
+        tickets = [share for share in shares if share.ticket is not None]
         if not tickets:
             return
         paused = (await self.ledger.hand_over(queue, limit=0, within=NO_DELAY)).paused
         if paused:
-            back = [Abandonment(delivery=m, counts_as=CountsAs.RELEASE) for m in tickets]
-            await self._tell_broker(lambda broker: broker.abandon(back))
+            await self._tell_broker(lambda broker: broker.give_back(tickets))
         else:
             await self._acknowledge(tickets)
 
-    async def _adopt(self, message: Delivery) -> None:
+    async def _adopt(self, share: Share) -> None:
         """Record a job that came without a row: from before there was a ledger."""
         try:
-            await self.ledger.enqueue([message.message])
+            await self.ledger.enqueue([share.bundle.message.message])
         except InvalidJob as error:
             problem = Problem(kind=type(error).__name__, message=str(error))
-            dead = [DeadLetter(delivery=message, problem=problem)]
-            await self._tell_broker(lambda broker: broker.dead_letter(dead))
+            await self._tell_broker(lambda broker: broker.dead_letter(share, problem))
         else:
-            await self._acknowledge([message])
+            await self._acknowledge([share])
 
-    async def _return_messages(self, receiving: asyncio.Task[list[Delivery]]) -> None:
+    async def _return_shares(self, receiving: asyncio.Task[list[Share]]) -> None:
         """End a receive for which nobody waits any longer, and give back what it brought."""
         receiving.cancel()
         await asyncio.wait({receiving})
         if receiving.cancelled() or receiving.exception() is not None or not receiving.result():
             return
-        back = [Abandonment(delivery=m, counts_as=CountsAs.RELEASE) for m in receiving.result()]
-        await self._tell_broker(lambda broker: broker.abandon(back))
+        await self._tell_broker(lambda broker: broker.give_back(receiving.result()))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
-        self._handing_back.add(task)
-        task.add_done_callback(self._handing_back.discard)
+        self._spawned.add(task)
+        task.add_done_callback(self._spawned.discard)
 
     async def _hand_back(self, starting: asyncio.Task[list[Delivery]]) -> None:
         with contextlib.suppress(BackendUnavailable):  # then the lease runs out instead
@@ -295,9 +316,8 @@ class TrackedQueue(LedgerVerbs):
         await self._acknowledge([one.delivery.receipt.broker for one in settled])
         return _ours(lost, settled)
 
-    async def _acknowledge(self, messages: Sequence[Delivery]) -> None:
-        done = [Completion(delivery=message) for message in messages]
-        await self._tell_broker(lambda broker: broker.complete(done))
+    async def _acknowledge(self, shares: Sequence[Share]) -> None:
+        await self._tell_broker(lambda broker: broker.complete(shares))
 
     async def _tell_broker(self, call: Callable[[Bundles], Awaitable[object]]) -> None:
         """What the broker does not hear is said again when the message comes again."""
@@ -320,14 +340,14 @@ class TrackedQueue(LedgerVerbs):
             self._keep_at_broker(kept, longest)
         return states
 
-    def _keep_at_broker(self, messages: Sequence[Delivery], lease: timedelta) -> None:
+    def _keep_at_broker(self, shares: Sequence[Share], lease: timedelta) -> None:
         """Beside the caller; not while an earlier call is under way: the next one says it again.
 
         A heartbeat that waited for a slow broker would lose its leases in the ledger.
         """
         if self._keeping is None or self._keeping.done():
             self._keeping = asyncio.ensure_future(
-                self._tell_broker(lambda broker: broker.extend(messages, lease))
+                self._tell_broker(lambda broker: broker.extend(shares, lease))
             )
             self._keeping.add_done_callback(_told)
 
@@ -369,6 +389,10 @@ def _told(task: asyncio.Task[None]) -> None:
     """Nobody waits for it: an error that was not foreseen must not go unheard."""
     if not task.cancelled() and (error := task.exception()):
         log.error("the broker could not be asked to keep messages", exc_info=error)
+
+
+def _job_id(share: Share) -> str:
+    return share.bundle.message.job_id if share.ticket is None else share.ticket.job_id
 
 
 def _checked(broker: BackgroundJobQueue, ledger: BackgroundJobQueue) -> TrackingStore:

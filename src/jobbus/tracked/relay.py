@@ -7,21 +7,18 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from jobbus.message import Delivery, Message
-from jobbus.store import HandOver, Outbox
+from jobbus.store import Outbox, Ticket
 
-from .bundles import TICKET, Bundles, divided, tickets_for
+from .bundles import Bundles, divided, message_of
 
 SENDING: Final = timedelta(seconds=30)
 """A relay that has not sent within that time is taken to have died."""
 TRAVELLING: Final = timedelta(minutes=2)
 """A message that has brought no worker its job within that time is taken to be lost."""
-_DIGITS: Final = 10
-"""Of a number of attempts, in a header that anybody may have written."""
 _COUNTED: Final = 5.0
 """Seconds for which a message that a waiting worker does not get still counts as on its way."""
 
@@ -69,13 +66,14 @@ class Relay:
         finally:
             self._wanted[queue] -= number
 
-    async def step(self, queue: str) -> Step:
+    async def step(self, queue: str, *, ahead: int = 0) -> Step:
         """Look after what fell due, and hand over what is wanted of this queue.
 
-        Raises what the broker raises; then what it did not take is back in the ledger. Cancelling
-        does not stop a step half-way.
+        ``ahead`` is what will be wanted at the least, though nobody waits for it yet. Raises what
+        the broker raises; then what it did not take is back in the ledger. Cancelling does not stop
+        a step half-way.
         """
-        task = asyncio.ensure_future(self._step(queue))
+        task = asyncio.ensure_future(self._step(queue, ahead))
         self._steps.add(task)
         task.add_done_callback(self._steps.discard)
         return await asyncio.shield(task)
@@ -91,7 +89,7 @@ class Relay:
         """Until no step is under way. Their errors were their callers'."""
         await asyncio.gather(*self._steps, return_exceptions=True)
 
-    async def _step(self, queue: str) -> Step:
+    async def _step(self, queue: str, ahead: int) -> Step:
         async with self._turns[queue]:
             await self._ledger.look_after()
             sent = self._sent[queue]
@@ -100,7 +98,7 @@ class Relay:
                 del sent[claim]
             handed = await self._ledger.hand_over(
                 queue,
-                limit=self._window + self._wanted[queue],
+                limit=max(self._window + self._wanted[queue], ahead),
                 within=SENDING,
                 beside=list(sent),
             )
@@ -108,21 +106,21 @@ class Relay:
                 sent.pop(claim, None)
             if handed.claim is not None:
                 sent[handed.claim] = time.monotonic()
-                await self._send(handed, handed.claim)
-            return Step(len(handed.messages), handed.outstanding, handed.paused)
+                await self._send(queue, handed.tickets, handed.claim)
+            return Step(len(handed.tickets), handed.outstanding, handed.paused)
 
-    async def _send(self, handed: HandOver, claim: int) -> None:
-        waiting = list(handed.messages)
+    async def _send(self, queue: str, tickets: Sequence[Ticket], claim: int) -> None:
+        waiting = list(tickets)
         try:
             broker = await self._broker()
             ranked = broker.capabilities.priorities
             # What is for other processes goes one by one: they take as many messages as they have
             # slots.
-            groups = [[m] for m in waiting] if ranked or self._window else divided(waiting)
+            groups = [[t] for t in waiting] if ranked or self._window else divided(waiting)
             size = broker.capabilities.max_batch or len(groups)
             for start in range(0, len(groups), size):
                 some = groups[start : start + size]
-                await broker.enqueue([tickets_for(jobs, ranked=ranked) for jobs in some])
+                await broker.enqueue([message_of(queue, each, ranked=ranked) for each in some])
                 del waiting[: sum(map(len, some))]
         finally:
             # What a failed call may have sent all the same is sent twice, and started once.
@@ -131,19 +129,5 @@ class Relay:
         await self._ledger.handed_over(claim, within=TRAVELLING)
 
 
-def as_sent(delivery: Delivery) -> Delivery:
-    """The delivery of a ticket, for the attempt that the ledger sent it for.
-
-    A broker counts what it delivers: a ticket whose worker died before the job started comes again
-    as a later attempt, though the job has had none.
-    """
-    named = delivery.message.headers.get(TICKET, "")
-    if not (named.isdecimal() and named.isascii() and len(named) < _DIGITS):
-        return delivery
-    if int(named) == delivery.message.prior_attempts:
-        return delivery
-    return replace(delivery, message=replace(delivery.message, prior_attempts=int(named)))
-
-
-def _ids(messages: Sequence[Message]) -> list[str]:
-    return [message.job_id for message in messages]
+def _ids(tickets: Sequence[Ticket]) -> list[str]:
+    return [ticket.job_id for ticket in tickets]

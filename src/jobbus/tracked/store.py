@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from jobbus.idempotency.store import IdempotencyStore, KeepsKeys
 from jobbus.job import TERMINAL, Job, JobEvent, JobState, Progress
@@ -23,17 +22,18 @@ from jobbus.store import (
     WorkerRecord,
 )
 
+from .bundles import Share
+
 
 class TrackingStore(BackgroundJobQueue, JobStore, Outbox, Movable, KeepsKeys, Protocol):
     """What can be the ledger of a broker: jobs, an outbox, a way out and in, room for keys."""
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """Both sides of a delivery: the job as the ledger leased it, the message as the broker did."""
+class Receipt(NamedTuple):
+    """Both sides of a delivery: the job that the ledger leased, the ticket that came for it."""
 
     ledger: Delivery
-    broker: Delivery
+    broker: Share
 
 
 def in_ledger(delivery: Delivery) -> Delivery:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from jobbus.errors import BackendUnavailable, Unsupported
 from jobbus.ids import parse_id
 from jobbus.message import DeadLetter, Delivery
-from jobbus.store import HandOver
+from jobbus.store import HandOver, Ticket
 
 from . import claims, maintenance, relaying
 from .identity import RELAY
@@ -86,12 +86,12 @@ class SqlOutbox(SqlMovable, ABC):
         await self._run(lambda: maintenance.put_back([(job_id, claim) for job_id in job_ids]))
 
     async def start(
-        self, tickets: Sequence[Delivery], *, queue: str, lease: timedelta
+        self, tickets: Sequence[Ticket], *, queue: str, lease: timedelta
     ) -> Sequence[Delivery]:
         if lease < MIN_LEASE:
             raise Unsupported(f"a lease must last at least {MIN_LEASE}, not {lease}")
         wanted = {
-            (ticket.job_id, ticket.message.prior_attempts)
+            (ticket.job_id, ticket.attempts)
             for ticket in tickets
             if parse_id(ticket.job_id) == ticket.job_id  # the database would choke on others
         }

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from jobbus.message import Message, new_message
-from jobbus.store import HandOver
+from jobbus.store import HandOver, Ticket
 
 from .hot import best_first, started
 from .moving import column
@@ -42,7 +41,10 @@ def hand_over(asked: Request, scope: Scope) -> Program[HandOver]:
     if room > 0 and not paused:
         rows = yield from _take(asked, room, scope)
     return HandOver(
-        messages=[_ticket(row, asked.queue) for row in rows],
+        tickets=[
+            Ticket(job_id, attempts, job_type, priority)
+            for job_id, _, attempts, priority, _, job_type in rows
+        ],
         claim=rows[0][1] if rows else None,
         outstanding=outstanding + len(rows),
         spent=frozenset(spent),
@@ -73,16 +75,12 @@ def start(
     scope: Scope,
 ) -> Program[Rows]:
     """Start the jobs of these ids and attempts that may run; rows as ``claim`` returns them."""
-    wanted = {
-        "tickets": [{"id": job_id, "attempt": attempt} for job_id, attempt in tickets],
-        "queue": queue,
-        "worker": worker,
-        "lease_ms": _milliseconds(lease),
-    }
+    named = [{"id": job_id, "attempt": attempt} for job_id, attempt in tickets]
+    wanted = {"queue": queue, "worker": worker, "lease_ms": _milliseconds(lease)}
     if scope.dialect.one_statement_each:
-        rows = yield Call("start_handed", wanted)
+        rows = yield Many("start_handed", named, wanted)
     else:
-        picked = yield Call("pick_handed", wanted)
+        picked = yield Call("pick_handed", {"tickets": named})
         rows = yield from _claimed(picked, 2, "start_handed", wanted)
     rows = sorted(rows, key=best_first)
     if scope.watched and rows:
@@ -100,11 +98,6 @@ def _claimed(
     given = {"claim": claim, "worker": wanted["worker"]}
     yield Many(statement, [{"id": row[0]} for row in picked], given)
     return [(*row[:place], claim, *row[place + 1 :]) for row in picked]
-
-
-def _ticket(row: Row, queue: str) -> Message:
-    job_id, _, attempt, priority, _, job_type = row
-    return new_message(job_id, job_type, b"", queue, priority, prior_attempts=attempt)
 
 
 def _milliseconds(span: timedelta) -> int:

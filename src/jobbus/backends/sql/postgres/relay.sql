@@ -22,7 +22,7 @@ GROUP BY c.id
 
 -- hand_over: the best ready jobs are the broker's, under one lease; rows that others hold are skipped
 WITH picked AS MATERIALIZED (
-    SELECT j.id FROM background_jobs j
+    SELECT j.id, j.ctid AS place FROM background_jobs j
     WHERE j.ready AND j.queue = :queue
       AND (j.deadline IS NULL OR j.deadline > clock_timestamp())
       AND NOT EXISTS (SELECT FROM background_job_queues q WHERE q.name = :queue AND q.paused)
@@ -37,8 +37,8 @@ WITH picked AS MATERIALIZED (
 )
 UPDATE background_jobs j
 SET ready = false, state = 'queued', claim = claim.id
-FROM picked, claim
-WHERE j.id = picked.id AND j.ready
+FROM claim
+WHERE j.ctid = ANY (ARRAY(SELECT place FROM picked))
 RETURNING j.id::text, j.claim, j.attempt, j.priority, j.run_at, j.job_type
 
 -- put_back: these jobs never reached the broker, or got lost there: they may be handed over again
@@ -53,7 +53,7 @@ RETURNING j.queue
 -- start_handed: jobs whose messages came become this worker's, under one lease; no others do
 WITH picked AS MATERIALIZED (
     SELECT j.id FROM background_jobs j
-    JOIN jsonb_to_recordset(CAST(:tickets AS jsonb)) AS t(id uuid, attempt integer)
+    JOIN jsonb_to_recordset(CAST(:batch AS jsonb)) AS t(id uuid, attempt integer)
       ON j.id = t.id AND j.attempt = t.attempt
     WHERE j.state IN ('created', 'queued')
       AND (j.deadline IS NULL OR j.deadline > clock_timestamp())
