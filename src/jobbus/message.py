@@ -200,20 +200,6 @@ def new_delivery(
     return made
 
 
-def with_receipt(delivery: Delivery, receipt: Any) -> Delivery:
-    """``replace(delivery, receipt=...)`` for hot paths, at a fraction of the price."""
-    return new_delivery(
-        delivery.message,
-        receipt,
-        delivery.attempt,
-        delivery.failures,
-        delivery.crashes,
-        delivery.enqueued_at,
-        delivery.wait,
-        delivery.received_at,
-    )
-
-
 class CountsAs(StrEnum):
     """Against which of a job's budgets an abandoned attempt is held."""
 

@@ -221,6 +221,18 @@ class JobStore(Protocol):
         ...
 
 
+class NamesJob(Protocol):
+    """Whatever says which attempt of which job it stands for."""
+
+    @property
+    def job_id(self) -> str: ...
+
+    @property
+    def attempts(self) -> int:
+        """How many the job has had before."""
+        ...
+
+
 class Ticket(NamedTuple):
     """Names a job, and travels through a broker in its place; the payload stays in the ledger."""
 
@@ -290,10 +302,11 @@ class Outbox(Protocol):
         ...
 
     async def start(
-        self, tickets: Sequence[Ticket], *, queue: str, lease: timedelta
+        self, tickets: Sequence[NamesJob], *, queue: str, lease: timedelta
     ) -> Sequence[Delivery]:
         """Of the jobs whose tickets came from the broker, start those that may; best first.
 
+        Each receipt has, as ``ticket``, the one that started the job, the last of equal ones.
         Refused are jobs that run, have ended, are paused, are unknown or are not due, and tickets
         of an earlier attempt. ``queue`` names where they were received.
         """

@@ -17,6 +17,7 @@ from jobbus.services.relay import keep_relaying, relay_once
 from jobbus.store import HandOver, JobFilter
 from jobbus.testing.make import after, back, dead, done, message, messages
 from jobbus.tracked import TrackedQueue
+from jobbus.tracked.bundles import share_of
 from jobbus.tracked.relay import SENDING, TRAVELLING, Relay
 from tests.flow.support import until
 from tests.tracked.stage import PATIENCE, Stage, job, state, take, take_one, until_cancelled
@@ -274,7 +275,7 @@ async def test_a_lost_lease_at_the_broker_does_not_lose_the_job(stage: Stage) ->
     """The ledger's lease is renewed; the message comes again and is dropped at the gate."""
     queue = await stage.process()
     held = await _started(queue)
-    await queue.ledger.extend([held.receipt.ledger], timedelta(hours=1))
+    await queue.ledger.extend([held], timedelta(hours=1))
     stage.pass_time(timedelta(minutes=30))
     other = await stage.process()
     assert not await take(other)
@@ -394,7 +395,7 @@ async def test_a_closed_queue_does_not_come_back_to_the_broker(stage: Stage) -> 
     queue = await stage.process()
     held = await _started(queue)
     await queue.close()
-    await queue._acknowledge([held.receipt.broker])
+    await queue._acknowledge([share_of(held)])
     assert not queue._connected
 
 

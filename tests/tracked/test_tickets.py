@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 
-from jobbus.message import Delivery, with_receipt
+from jobbus.message import Delivery
 from jobbus.services.relay import relay_once
-from jobbus.store import Ticket
 from jobbus.testing.make import message
 from jobbus.tracked.bundles import TICKET, shares_of
 from tests.tracked.stage import LEASE, PATIENCE, Stage, take_one
@@ -40,22 +38,4 @@ async def test_a_header_that_names_no_attempt_says_nothing(said: str) -> None:
     """Anybody may have written it."""
     sent = message(headers={TICKET: said}, prior_attempts=2)
     [share] = shares_of(Delivery(message=sent, receipt=None, attempt=3))
-    assert share.ticket == Ticket(sent.job_id, 2)
-
-
-async def test_a_delivery_with_another_receipt_is_the_same_otherwise() -> None:
-    """It is filled in before it is frozen: a field that was forgotten would be missing."""
-    given = Delivery(
-        message=message(),
-        receipt=1,
-        attempt=3,
-        failures=1,
-        crashes=2,
-        enqueued_at=datetime.now(UTC),
-        wait=LEASE,
-        received_at=1.5,
-    )
-    assert with_receipt(given, 2) == replace(given, receipt=2)
-    assert type(with_receipt(given, 2)) is Delivery
-    with pytest.raises(AttributeError):
-        with_receipt(given, 2).attempt = 4  # type: ignore[misc]  # it is frozen
+    assert (share.job_id, share.attempts, share.bundle.is_job) == (sent.job_id, 2, False)

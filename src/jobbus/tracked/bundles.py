@@ -6,13 +6,14 @@ with the last of them. What is not wanted goes back in a message of its own, sen
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, TypeVar
+
+from pydantic_core import from_json, to_json
 
 from jobbus.errors import BackendError
 from jobbus.ids import new_id, parse_id
@@ -41,10 +42,10 @@ _DELIVERIES: Final = 50
 
 As many as RabbitMQ lets us ask for. A ticket that the broker sets aside is one that it lost.
 """
-_MESSAGES: Final = 20
+_MESSAGES: Final = 10
 """Into so many messages a large hand-over goes, so that several workers can share it."""
-BUNDLED: Final = 2 * _MESSAGES
-"""So many jobs travel in fewer messages, at the least."""
+BUNDLED: Final = 40
+"""A hand-over is large from so many jobs on."""
 _LARGEST: Final = 1000
 _LARGEST_BODY: Final = 64 * 1024
 _LARGEST_NUMBER: Final = 10**10
@@ -54,8 +55,8 @@ T = TypeVar("T")
 
 
 def divided(tickets: Sequence[T]) -> list[Sequence[T]]:
-    """What is to travel together, in its order: of many, a twentieth each."""
-    size = max(1, min(len(tickets) // _MESSAGES, _LARGEST))
+    """What is to travel together, in its order: of many, a tenth each."""
+    size = 1 if len(tickets) < BUNDLED else min(len(tickets) // _MESSAGES, _LARGEST)
     return [tickets[start : start + size] for start in range(0, len(tickets), size)]
 
 
@@ -66,12 +67,12 @@ def message_of(queue: str, tickets: Sequence[Ticket], *, ranked: bool = False) -
     """
     first = tickets[0]
     one = len(tickets) == 1
-    names = [[ticket.job_id, ticket.attempts] for ticket in tickets]
+    names = [(ticket.job_id, ticket.attempts) for ticket in tickets]
     return Message(
         job_id=first.job_id if one else new_id(),
         job_type=first.job_type,
         queue=queue,
-        payload=b"{}" if one else json.dumps(names).encode(),
+        payload=b"{}" if one else to_json(names),
         headers={TICKET: str(first.attempts) if one else _SEVERAL},
         priority=first.priority if ranked else Priority.NORMAL,
         max_crashes=_DELIVERIES,
@@ -85,14 +86,17 @@ class Bundle:
 
     message: Delivery
     left: int
-    several: bool
+    several: bool = False
+    is_job: bool = False
+    """It is from before there was a ledger: the job itself, and no ticket."""
 
 
 @dataclass(slots=True, eq=False)
 class Share:
-    """One ticket of a message; or a message without any, from before there was a ledger."""
+    """One ticket of a message, or a message without any."""
 
-    ticket: Ticket | None
+    job_id: str
+    attempts: int
     bundle: Bundle
     settled: bool = False
 
@@ -172,12 +176,20 @@ class Bundles:
         await self.complete(shares)
 
 
+def share_of(delivery: Delivery) -> Share:
+    """The ticket with which the job of a delivery was started."""
+    share = getattr(delivery.receipt, "ticket", None)
+    if not isinstance(share, Share):
+        raise TypeError(f"the delivery of job {delivery.job_id} is not from a tracked queue")
+    return share
+
+
 def shares_of(message: Delivery) -> list[Share]:
     """The tickets in a message, one at the least; a broken one names a job that is not known."""
     outer = message.message
     said = outer.headers.get(TICKET)
     if said is None:
-        return [Share(None, Bundle(message, 1, several=False))]
+        return [Share(outer.job_id, outer.prior_attempts, Bundle(message, 1, is_job=True))]
     if said == _SEVERAL:
         try:
             named = _named(outer.payload)
@@ -185,18 +197,17 @@ def shares_of(message: Delivery) -> list[Share]:
             named = []
         if named:
             bundle = Bundle(message, len(named), several=True)
-            return [Share(ticket, bundle) for ticket in named]
+            return [Share(job_id, attempts, bundle) for job_id, attempts in named]
     # Not what the broker counts: a ticket whose worker died before the job started comes again as a
     # later attempt, though the job has had none.
     counted = said.isdecimal() and said.isascii() and len(said) < _DIGITS
     attempts = int(said) if counted else outer.prior_attempts
-    return [Share(Ticket(outer.job_id, attempts), Bundle(message, 1, several=False))]
+    return [Share(outer.job_id, attempts, Bundle(message, 1))]
 
 
 def _message_again(shares: Sequence[Share]) -> Message:
     outer = shares[0].bundle.message.message
-    first, *others = [one.ticket for one in shares if one.ticket is not None]
-    return message_of(outer.queue, [first._replace(job_type=outer.job_type), *others])
+    return message_of(outer.queue, [Ticket(s.job_id, s.attempts, outer.job_type) for s in shares])
 
 
 def _ended(shares: Sequence[Share]) -> list[Delivery]:
@@ -211,14 +222,11 @@ def _ended(shares: Sequence[Share]) -> list[Delivery]:
     return ended
 
 
-def _named(payload: bytes) -> list[Ticket]:
+def _named(payload: bytes) -> list[tuple[str, int]]:
     """Jobs and attempts, as anybody may have written them. Raises ValueError."""
     if len(payload) > _LARGEST_BODY:
         raise ValueError("it is too large")
-    try:
-        found = json.loads(payload)
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+    found = from_json(payload)
     if not isinstance(found, list) or not 0 < len(found) <= _LARGEST:
         raise ValueError("it names no jobs, or too many")
     named = []
@@ -227,7 +235,7 @@ def _named(payload: bytes) -> list[Ticket]:
             case [str() as job_id, int() as attempts] if (
                 parse_id(job_id) == job_id and 0 <= attempts < _LARGEST_NUMBER
             ):
-                named.append(Ticket(job_id, attempts))
+                named.append((job_id, attempts))
             case _:
                 raise ValueError("an entry is no id and number of attempts")
     return named

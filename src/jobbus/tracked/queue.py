@@ -11,7 +11,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
@@ -28,14 +27,13 @@ from jobbus.message import (
     LeaseState,
     Message,
     QueueDepth,
-    with_receipt,
 )
 from jobbus.queue import BackgroundJobQueue
 from jobbus.store import JobStore, Outbox
 
-from .bundles import BUNDLED, Bundles, Share
+from .bundles import BUNDLED, Bundles, Share, share_of
 from .relay import Relay, Step
-from .store import LedgerVerbs, Receipt, TrackingStore, in_ledger
+from .store import LedgerVerbs, TrackingStore
 
 log = logging.getLogger("jobbus.tracked")
 
@@ -214,25 +212,15 @@ class TrackedQueue(LedgerVerbs):
     ) -> list[Delivery]:
         """The start gate: the ledger says which jobs start here; all other tickets are spent."""
         with contextlib.suppress(BackendError):  # what came must not wait for what does not
-            while (missing := expected - len({_job_id(share) for share in shares})) > 0:
+            while (missing := expected - len({share.job_id for share in shares})) > 0:
                 more = await self._shares(queue, missing, NO_DELAY, lease)
                 if not more:
                     break
                 shares += more
-        first: dict[tuple[str, int], Share] = {}
-        tickets = []
-        for share in shares:
-            ticket = share.ticket
-            if ticket is not None:
-                first.setdefault((ticket.job_id, ticket.attempts), share)
-                tickets.append(ticket)
-        jobs = await self.ledger.start(tickets, queue=queue, lease=lease)
-        started = []
-        for job in jobs:
-            share = first.pop((job.message.job_id, job.attempt - 1))
-            started.append(with_receipt(job, Receipt(job, share)))
+        tickets = [share for share in shares if not share.bundle.is_job]
+        started = list(await self.ledger.start(tickets, queue=queue, lease=lease))
         if len(started) < len(shares):
-            used = {id(one.receipt.broker) for one in started}
+            used = {id(one.receipt.ticket) for one in started}
             try:
                 await self._refuse([share for share in shares if id(share) not in used], queue)
             except BackendError as error:  # what has started must not be lost for it
@@ -242,9 +230,9 @@ class TrackedQueue(LedgerVerbs):
     async def _refuse(self, shares: Sequence[Share], queue: str) -> None:
         """Drop tickets of jobs that run, have ended or are not due; keep a paused queue's."""
         for share in shares:
-            if share.ticket is None:
+            if share.bundle.is_job:
                 await self._adopt(share)
-        tickets = [share for share in shares if share.ticket is not None]
+        tickets = [share for share in shares if not share.bundle.is_job]
         if not tickets:
             return
         paused = (await self.ledger.hand_over(queue, limit=0, within=NO_DELAY)).paused
@@ -295,8 +283,7 @@ class TrackedQueue(LedgerVerbs):
         """
         if connection is None:
             return await self._record(self.ledger.complete, done)
-        lost = await self.ledger.complete(_for_ledger(done), connection=connection)
-        return _ours(lost, done)
+        return await self.ledger.complete(done, connection=connection)
 
     async def abandon(self, back: Sequence[Abandonment]) -> Sequence[Delivery]:
         """Record; the relay sends a message of its own for the next attempt, when that is due."""
@@ -308,13 +295,13 @@ class TrackedQueue(LedgerVerbs):
 
     async def _record(
         self, verb: Callable[[Sequence[S]], Awaitable[Sequence[Delivery]]], settled: Sequence[S]
-    ) -> list[Delivery]:
+    ) -> Sequence[Delivery]:
         if not settled:
             return []
-        lost = await verb(_for_ledger(settled))
+        lost = await verb(settled)
         # Also those that were lost: whoever has the job now has a message of its own.
-        await self._acknowledge([one.delivery.receipt.broker for one in settled])
-        return _ours(lost, settled)
+        await self._acknowledge([share_of(one.delivery) for one in settled])
+        return lost
 
     async def _acknowledge(self, shares: Sequence[Share]) -> None:
         await self._tell_broker(lambda broker: broker.complete(shares))
@@ -328,10 +315,10 @@ class TrackedQueue(LedgerVerbs):
 
     async def extend(self, held: Sequence[Delivery], lease: timedelta) -> Sequence[LeaseState]:
         """Keep both leases. The ledger's is the one that counts, and waits for no broker."""
-        states = await self.ledger.extend([in_ledger(one) for one in held], lease)
+        states = await self.ledger.extend(held, lease)
         limits = self.broker.capabilities
         kept = [
-            one.receipt.broker
+            share_of(one)
             for one, state in zip(held, states, strict=True)
             if state is not LeaseState.LOST
         ]
@@ -366,7 +353,8 @@ class TrackedQueue(LedgerVerbs):
     def complete_sync(self, done: Sequence[Completion], connection: Any) -> Sequence[Delivery]:
         """:meth:`complete` in the transaction of a synchronous connection."""
         ledger: Any = self.ledger
-        return _ours(ledger.complete_sync(_for_ledger(done), connection), done)
+        lost: Sequence[Delivery] = ledger.complete_sync(done, connection)
+        return lost
 
     def transaction(self) -> Any:
         """A connection to the ledger's database, in a transaction that commits at the end."""
@@ -391,10 +379,6 @@ def _told(task: asyncio.Task[None]) -> None:
         log.error("the broker could not be asked to keep messages", exc_info=error)
 
 
-def _job_id(share: Share) -> str:
-    return share.bundle.message.job_id if share.ticket is None else share.ticket.job_id
-
-
 def _checked(broker: BackgroundJobQueue, ledger: BackgroundJobQueue) -> TrackingStore:
     if broker.capabilities.ledger:
         raise ConfigurationError(
@@ -407,22 +391,3 @@ def _checked(broker: BackgroundJobQueue, ledger: BackgroundJobQueue) -> Tracking
     kept: Any = ledger
     store: TrackingStore = kept
     return store
-
-
-def _for_ledger(settled: Sequence[S]) -> list[S]:
-    return [_told_ledger(one) for one in settled]
-
-
-def _told_ledger(one: S) -> S:
-    delivery = in_ledger(one.delivery)
-    if isinstance(one, Completion):  # the straight path, for which a call is what counts
-        return Completion(
-            delivery=delivery, result=one.result, cancelled=one.cancelled, reason=one.reason
-        )
-    return replace(one, delivery=delivery)
-
-
-def _ours(lost: Sequence[Delivery], settled: Sequence[S]) -> list[Delivery]:
-    """The deliveries of this queue whose ledger's side was lost; as often as they were settled."""
-    known = {id(one.delivery.receipt.ledger): one.delivery for one in settled}
-    return [known[id(one)] for one in lost]

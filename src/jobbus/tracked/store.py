@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from jobbus.idempotency.store import IdempotencyStore, KeepsKeys
 from jobbus.job import TERMINAL, Job, JobEvent, JobState, Progress
@@ -22,26 +22,9 @@ from jobbus.store import (
     WorkerRecord,
 )
 
-from .bundles import Share
-
 
 class TrackingStore(BackgroundJobQueue, JobStore, Outbox, Movable, KeepsKeys, Protocol):
     """What can be the ledger of a broker: jobs, an outbox, a way out and in, room for keys."""
-
-
-class Receipt(NamedTuple):
-    """Both sides of a delivery: the job that the ledger leased, the ticket that came for it."""
-
-    ledger: Delivery
-    broker: Share
-
-
-def in_ledger(delivery: Delivery) -> Delivery:
-    """The ledger's side of a delivery of a tracked queue."""
-    receipt = delivery.receipt
-    if not isinstance(receipt, Receipt):
-        raise TypeError(f"the delivery of job {delivery.job_id} is not from a tracked queue")
-    return receipt.ledger
 
 
 class LedgerVerbs:
@@ -73,12 +56,10 @@ class LedgerVerbs:
         return await self.ledger.progress_history(job_id)
 
     async def record_progress(self, reports: Sequence[tuple[Delivery, Progress]]) -> None:
-        await self.ledger.record_progress(
-            [(in_ledger(delivery), progress) for delivery, progress in reports]
-        )
+        await self.ledger.record_progress(reports)
 
     async def cancel_requested(self, held: Sequence[Delivery]) -> frozenset[str]:
-        return await self.ledger.cancel_requested([in_ledger(delivery) for delivery in held])
+        return await self.ledger.cancel_requested(held)
 
     async def cancel(
         self, job_ids: Sequence[str], *, reason: str = ""
@@ -140,7 +121,7 @@ class LedgerVerbs:
         return await self.ledger.recover(expired_for=expired_for)
 
     async def suspect(self, delivery: Delivery) -> bool:
-        return await self.ledger.suspect(in_ledger(delivery))
+        return await self.ledger.suspect(delivery)
 
     async def watch(self, *, lasting: timedelta) -> None:
         await self.ledger.watch(lasting=lasting)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from jobbus.errors import BackendUnavailable, Unsupported
 from jobbus.ids import parse_id
 from jobbus.message import DeadLetter, Delivery
-from jobbus.store import HandOver, Ticket
+from jobbus.store import HandOver, NamesJob
 
 from . import claims, maintenance, relaying
 from .identity import RELAY
@@ -21,7 +21,7 @@ from .movable import SqlMovable
 from .moving import column
 from .news import News
 from .program import Call, Program
-from .rows import deliveries_from
+from .rows import NO_TICKETS, Tickets, deliveries_from
 
 if TYPE_CHECKING:
     from .program import Rows
@@ -86,12 +86,12 @@ class SqlOutbox(SqlMovable, ABC):
         await self._run(lambda: maintenance.put_back([(job_id, claim) for job_id in job_ids]))
 
     async def start(
-        self, tickets: Sequence[Ticket], *, queue: str, lease: timedelta
+        self, tickets: Sequence[NamesJob], *, queue: str, lease: timedelta
     ) -> Sequence[Delivery]:
         if lease < MIN_LEASE:
             raise Unsupported(f"a lease must last at least {MIN_LEASE}, not {lease}")
         wanted = {
-            (ticket.job_id, ticket.attempts)
+            (ticket.job_id, ticket.attempts): ticket
             for ticket in tickets
             if parse_id(ticket.job_id) == ticket.job_id  # the database would choke on others
         }
@@ -101,15 +101,17 @@ class SqlOutbox(SqlMovable, ABC):
         asked = time.monotonic()
         rows = await self._run(
             lambda: relaying.start(
-                sorted(wanted), queue=queue, worker=worker, lease=lease, scope=self._scope
+                list(wanted), queue=queue, worker=worker, lease=lease, scope=self._scope
             ),
             atomic=False,
         )
-        return await self._opened(rows, queue, asked)
+        return await self._opened(rows, queue, asked, wanted)
 
-    async def _opened(self, rows: Rows, queue: str, asked: float) -> list[Delivery]:
+    async def _opened(
+        self, rows: Rows, queue: str, asked: float, tickets: Tickets = NO_TICKETS
+    ) -> list[Delivery]:
         """The deliveries of claimed rows; what cannot be read goes to the dead letters."""
-        deliveries, unreadable = deliveries_from(rows, queue, asked, self.dialect)
+        deliveries, unreadable = deliveries_from(rows, queue, asked, self.dialect, tickets)
         self._claims.opened([*deliveries, *(dead.delivery for dead in unreadable)])
         if unreadable:
             with contextlib.suppress(BackendUnavailable):  # then they come again

@@ -15,6 +15,9 @@ from .document import as_text
 from .program import Dialect, Many, Row, Rows, Statement
 
 T = TypeVar("T")
+Tickets = Mapping[tuple[str, int], Any]
+"""By job and the attempts that it has had."""
+NO_TICKETS: Final[Tickets] = {}
 _ABSENT: Final = dict.fromkeys(
     ("timeout_ms", "parent_id", "unique_key", "unique_lock", "tags", "headers", "metadata")
 )
@@ -29,6 +32,8 @@ class Receipt(NamedTuple):
 
     claim: int
     has_dependents: bool
+    ticket: Any = None
+    """What it was started with; None for what came from the store itself."""
 
 
 def message_row(message: Message, dialect: Dialect) -> dict[str, Any]:
@@ -86,13 +91,13 @@ def unique_lock(message: Message) -> str | None:
 
 
 def deliveries_from(
-    rows: Rows, queue: str, received_at: float, dialect: Dialect
+    rows: Rows, queue: str, received_at: float, dialect: Dialect, tickets: Tickets = NO_TICKETS
 ) -> tuple[list[Delivery], list[DeadLetter]]:
     """Rows of the ``claim`` statement; what cannot be read is to be set aside as it is."""
     deliveries, unreadable = [], []
     for row in rows:
         try:
-            deliveries.append(delivery_from(row, queue, received_at, dialect))
+            deliveries.append(delivery_from(row, queue, received_at, dialect, tickets))
         except (ValueError, RecursionError) as error:
             readable = (*row[:_HEADERS], None, *row[_HEADERS + 1 : _TAGS], None, None, row[-1])
             problem = Problem(kind="unreadable", message=f"its row cannot be read: {error}")
@@ -101,7 +106,9 @@ def deliveries_from(
     return deliveries, unreadable
 
 
-def delivery_from(row: Row, queue: str, received_at: float, dialect: Dialect) -> Delivery:
+def delivery_from(
+    row: Row, queue: str, received_at: float, dialect: Dialect, tickets: Tickets = NO_TICKETS
+) -> Delivery:
     """A row of the ``claim`` statement."""
     (
         job_id, attempt, claim, failures, crashes, priority, job_type, payload, headers, timeout_ms,
@@ -129,7 +136,8 @@ def delivery_from(row: Row, queue: str, received_at: float, dialect: Dialect) ->
         metadata=_mapping(metadata) if metadata else None,
     )
     wait = started - due if started and due and started > due else NO_DELAY
-    receipt = Receipt(claim, has_dependents)
+    ticket = tickets.get((job_id, attempt - 1)) if tickets else None
+    receipt = Receipt(claim, has_dependents, ticket)
     return new_delivery(
         message, receipt, attempt, failures, crashes, read(created_at), wait, received_at
     )
