@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 
+from pydantic_core import from_json
+
 from jobbus.errors import InvalidJob
 from jobbus.ids import parse_id
 from jobbus.message import DEFAULT_QUEUE, Message, new_message
@@ -22,13 +24,6 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _LARGEST_NUMBER: Final = 2**31 - 1
 _T = TypeVar("_T")
 _DEFAULTS: Final = Message(job_id="", job_type="", payload=b"")
-
-
-def _refuse_constant(word: str) -> Any:
-    raise ValueError(f"{word} is no JSON")
-
-
-_JSON: Final = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,10 +76,7 @@ def encode(envelope: Envelope) -> str:
 
 def decode(body: str) -> Envelope:
     """The envelope in ``body``, which anybody may have written. Raises ValueError."""
-    try:
-        found = _JSON.decode(body)
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+    found = from_json(body, allow_inf_nan=False, cache_strings="keys")
     if not isinstance(found, dict) or found.get("v") != VERSION:
         raise ValueError(f"it is no message of jobbus, version {VERSION}")
     timeout = _optional(found, "timeout", (int, float))
