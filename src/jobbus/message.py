@@ -96,7 +96,9 @@ class _OpenMessage(Message):
     """A message in the making."""
 
     __slots__ = ()
+    # Both, though nothing is deleted: they share a slot, and one left frozen makes setting slow.
     __setattr__ = object.__setattr__
+    __delattr__ = object.__delattr__
 
 
 def new_message(
@@ -172,7 +174,9 @@ class _OpenDelivery(Delivery):
     """A delivery in the making."""
 
     __slots__ = ()
+    # Both, as in _OpenMessage.
     __setattr__ = object.__setattr__
+    __delattr__ = object.__delattr__
 
 
 def new_delivery(
@@ -219,6 +223,27 @@ class Completion:
     result: bytes | None = None
     cancelled: bool = False
     reason: str = ""
+
+
+class _OpenCompletion(Completion):
+    """A completion in the making."""
+
+    __slots__ = ()
+    # Both, as in _OpenMessage.
+    __setattr__ = object.__setattr__
+    __delattr__ = object.__delattr__
+
+
+def new_completion(delivery: Delivery, result: bytes | None) -> Completion:
+    """``Completion(...)`` for hot paths: filled in before it is frozen."""
+    completion: Any = object.__new__(_OpenCompletion)
+    completion.delivery = delivery
+    completion.result = result
+    completion.cancelled = False
+    completion.reason = ""
+    completion.__class__ = Completion
+    made: Completion = completion
+    return made
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -103,6 +103,7 @@ class PostgresQueue(SqlQueue):
         self._notified = 0.0
         self._to_notify: set[str] = set()
         self._notifying: asyncio.Task[None] | None = None
+        self._notifying_soon: asyncio.TimerHandle | None = None
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -161,6 +162,8 @@ class PostgresQueue(SqlQueue):
 
     async def close(self) -> None:
         await self._finish_handing_back()
+        if self._notifying_soon is not None:
+            self._notify_now()
         if self._notifying is not None:
             with contextlib.suppress(BackendUnavailable):  # a lost hint costs one poll
                 await self._notifying
@@ -243,6 +246,20 @@ class PostgresQueue(SqlQueue):
         if not self._notify:
             return
         self._to_notify.update(queues)
+        self._notify_now()
+
+    def _publish_soon(self, queues: Iterable[str]) -> None:
+        if not self._notify:
+            return
+        self._to_notify.update(queues)
+        if self._notifying_soon is None:
+            loop = asyncio.get_running_loop()
+            self._notifying_soon = loop.call_later(_NOTIFY_GAP, self._notify_now)
+
+    def _notify_now(self) -> None:
+        if self._notifying_soon is not None:
+            self._notifying_soon.cancel()
+            self._notifying_soon = None
         if self._to_notify and (self._notifying is None or self._notifying.done()):
             self._notifying = asyncio.get_running_loop().create_task(self._send_notifications())
 

@@ -24,6 +24,7 @@ from jobbus.message import (
     CountsAs,
     DeadLetter,
     Delivery,
+    new_completion,
 )
 from jobbus.middleware import compose
 from jobbus.middleware.idempotency import Idempotency
@@ -150,7 +151,7 @@ class Attempts:
         if held.timed_out:
             # It swallowed the cancellation and returned as if nothing had happened.
             return self._interrupted(held, job_type)
-        return Completion(delivery=delivery, result=result)
+        return new_completion(delivery, result)
 
     async def _call(self, held: Held, job_type: JobType[..., Any]) -> bytes | None:
         message = held.delivery.message

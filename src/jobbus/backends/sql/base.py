@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -67,6 +68,8 @@ class SqlQueue(SqlOutbox, ABC):
         self._next_seen = 0.0
         self._next_sweep = 0.0
         self._handing_back: set[asyncio.Task[None]] = set()
+        self._room: Counter[str] = Counter()
+        """What is waited for in this process, by queue."""
 
     # what a backend brings
 
@@ -81,6 +84,10 @@ class SqlQueue(SqlOutbox, ABC):
     @abstractmethod
     def _publish_ready(self, queues: Iterable[str]) -> None:
         """Wake whoever waits for jobs of these queues in other processes."""
+
+    def _publish_soon(self, queues: Iterable[str]) -> None:
+        """The same for jobs that somebody waits for here: he takes them first, if he can."""
+        self._publish_ready(queues)
 
     def _poll_pause(self) -> float:
         """Seconds until the next look for ready jobs that nobody announced."""
@@ -112,7 +119,10 @@ class SqlQueue(SqlOutbox, ABC):
             return ids
         await self._notice_watchers()
         ids = await self._run(make, atomic=hot.needs_transaction(messages))
-        self._announce_ready({m.queue for m in messages})
+        numbers = Counter(m.queue for m in messages)
+        publish = self._publish_soon if self._room >= numbers else self._publish_ready
+        self._news.arrived()
+        publish(numbers)
         self._note_due(messages)
         return ids
 
@@ -143,7 +153,11 @@ class SqlQueue(SqlOutbox, ABC):
                 self._found_work()
             if deliveries or remaining <= 0:
                 return deliveries
-            await self.await_news(heard, timedelta(seconds=remaining))
+            self._room[queue] += limit
+            try:
+                await self.await_news(heard, timedelta(seconds=remaining))
+            finally:
+                self._room[queue] -= limit
 
     async def complete(
         self, done: Sequence[Completion], *, connection: Any | None = None

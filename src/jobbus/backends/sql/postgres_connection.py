@@ -64,12 +64,13 @@ async def drive_on(
 ) -> T:
     """Run a program on a connection; the transaction, if any, is the caller's."""
     cursor = connection.cursor(binary=True)
+    sql = CallerSql("postgres", texts, _no_clock)
 
     async def step(statement: Statement) -> Rows:
         if (single := single_row(statement)) is not None:
             await cursor.execute(texts["enqueue_one"], single)
-            return await cursor.fetchall()
-        text, parameters = render(statement, CallerSql("postgres", texts, _no_clock))
+            return [(single["id"],)] if cursor.rowcount else []
+        text, parameters = render(statement, sql)
         if isinstance(statement, Call) and statement.sql is not None:
             if not parameters:
                 # A script of several statements goes through the simple protocol: no binary.
@@ -77,7 +78,9 @@ async def drive_on(
                 return await plain.fetchall() if plain.description else []
             text = to_pyformat(text)
         await cursor.execute(text, parameters)
-        return await cursor.fetchall() if cursor.description else []
+        # Its ``description`` would be made for each statement anew, and tells no more.
+        found = cursor.pgresult is not None and cursor.pgresult.nfields
+        return await cursor.fetchall() if found else []
 
     return await drive_async(program, step)
 

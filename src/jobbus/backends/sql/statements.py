@@ -63,6 +63,7 @@ def load(dialect: str, naming: Naming) -> Mapping[str, str]:
     }
 
 
+@lru_cache(maxsize=256)
 def to_pyformat(sql: str) -> str:
     """``:name`` parameters as psycopg writes them, ``%(name)s``."""
     return _PARAMETER.sub(r"%(\1)s", sql.replace("%", "%%"))

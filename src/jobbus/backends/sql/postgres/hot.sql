@@ -34,7 +34,6 @@ VALUES (CAST(:id AS uuid), :queue, :job_type, CAST(:arrival AS text), CAST(:arri
         statement_timestamp(), CAST(:parent_id AS uuid), :unique_key, :unique_lock, :tags, :headers,
         :metadata, :payload)
 ON CONFLICT DO NOTHING
-RETURNING id::text
 
 -- claim: the best ready jobs become this worker's, under one lease; rows that others hold are skipped.
 -- They are locked, so their places hold until the end of the statement, and need no second look-up.
