@@ -167,7 +167,8 @@ def others(empty_database: str, queue: PostgresQueue) -> Iterator[Others]:
 
 async def taking(queue: PostgresQueue, limit: int) -> asyncio.Task[Sequence[Delivery]]:
     """A receive that waits, and does not look once more because listening has begun."""
-    await queue.receive("default", limit=1, wait=timedelta(milliseconds=10), lease=LEASE)
+    with queue._listening():
+        pass
     await until(lambda: queue._listener is not None and queue._listener.connected)
     wait = timedelta(seconds=PATIENCE)
     task = asyncio.create_task(queue.receive("default", limit=limit, wait=wait, lease=LEASE))
