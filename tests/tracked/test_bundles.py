@@ -15,7 +15,7 @@ import pytest
 from jobbus.errors import BackendUnavailable
 from jobbus.ids import new_id
 from jobbus.job import JobState
-from jobbus.message import Delivery, Message, Priority
+from jobbus.message import Delivery, Message
 from jobbus.services.relay import relay_once
 from jobbus.store import Ticket
 from jobbus.testing.make import back, dead, done, message, messages
@@ -169,75 +169,6 @@ async def test_a_worker_that_dies_before_the_gate_costs_no_job_and_no_attempt(
     held = await take_all(queue, MANY)
     assert ids(held) == ids(batch)
     assert {(one.attempt, one.crashes) for one in held} == {(1, 0)}
-
-
-async def test_of_a_long_queue_of_short_jobs_the_next_are_with_the_broker_already(
-    stage: Stage,
-) -> None:
-    queue = await stage.process()
-    await queue.enqueue(messages(5 * MANY))
-    for _ in range(3):
-        assert len(await take(queue, MANY)) == MANY
-    await asyncio.gather(*queue._spawned)
-    assert await queue.counts() == {
-        ("default", JobState.RUNNING): 3 * MANY,
-        ("default", JobState.QUEUED): MANY,
-        ("default", JobState.CREATED): MANY,
-    }
-    sent = len(stage.sent)
-    assert len(await take(queue, MANY)) == MANY
-    assert len(stage.sent) == sent, "it took what was there"
-
-
-@pytest.mark.parametrize(("slow", "limit"), [(True, MANY), (False, 39)], ids=["slow", "few"])
-async def test_otherwise_what_comes_late_and_urgent_is_next(
-    stage: Stage, slow: bool, limit: int
-) -> None:
-    queue = await stage.process()
-    await queue.enqueue(messages(5 * MANY))
-    for _ in range(3):
-        if slow:
-            queue._received.clear()  # as if long ago
-        assert len(await take(queue, limit)) == limit
-    await asyncio.gather(*queue._spawned)
-    assert (await queue.counts())["default", JobState.CREATED] == 5 * MANY - 3 * limit
-    urgent = message(priority=Priority.HIGH)
-    await queue.enqueue([urgent])
-    assert urgent.job_id in ids(await take(queue, limit))
-
-
-async def test_a_broker_that_goes_away_meanwhile_is_heard_of_by_who_receives_next(
-    stage: Stage,
-) -> None:
-    queue = await stage.process()
-    batch = messages(3 * MANY)
-    await queue.enqueue(batch)
-    held = list(await take(queue, MANY))
-    enqueue, away = queue.broker.enqueue, False
-
-    async def fail_later(some: Sequence[Message], **named: Any) -> Sequence[str]:
-        if away:
-            raise BackendUnavailable("the broker is away")
-        return await enqueue(some, **named)
-
-    queue.broker.enqueue = fail_later  # type: ignore[assignment, method-assign]  # away for a moment
-    start = queue.ledger.start
-
-    async def start_then_away(*given: Any, **named: Any) -> Sequence[Delivery]:
-        nonlocal away
-        started = await start(*given, **named)
-        away = True
-        return started
-
-    queue.ledger.start = start_then_away  # type: ignore[method-assign]  # between the two
-    held += await take(queue, MANY)
-    await asyncio.gather(*queue._spawned)
-    with pytest.raises(BackendUnavailable):
-        await take(queue, MANY)
-    queue.ledger.start = start  # type: ignore[method-assign]  # as it was
-    away = False
-    held += await take_all(queue, MANY)
-    assert ids(held) == ids(batch)
 
 
 async def test_an_outage_half_way_puts_back_the_jobs_that_were_not_sent(stage: Stage) -> None:

@@ -191,7 +191,7 @@ async def test_a_message_received_as_its_queue_is_paused_goes_back_to_the_broker
     await relay_once(queue, queue.relay(window=1))
     shares = await queue._shares("default", 1, PATIENCE, PATIENCE)
     await queue.pause("default")
-    assert await queue._start(shares, "default", PATIENCE, 1) == []
+    assert await queue._start(shares, "default", PATIENCE, 1, 1) == []
     await queue.resume("default")
     assert (await take_one(queue)).job_id == sent.job_id
     assert len(stage.sent) == 1

@@ -44,7 +44,7 @@ As many as RabbitMQ lets us ask for. A ticket that the broker sets aside is one 
 """
 _MESSAGES: Final = 10
 """Into so many messages a large hand-over goes, so that several workers can share it."""
-BUNDLED: Final = 40
+_BUNDLED: Final = 40
 """A hand-over is large from so many jobs on."""
 _LARGEST: Final = 1000
 _LARGEST_BODY: Final = 64 * 1024
@@ -56,7 +56,7 @@ T = TypeVar("T")
 
 def divided(tickets: Sequence[T]) -> list[Sequence[T]]:
     """What is to travel together, in its order: of many, a tenth each."""
-    size = 1 if len(tickets) < BUNDLED else min(len(tickets) // _MESSAGES, _LARGEST)
+    size = 1 if len(tickets) < _BUNDLED else min(len(tickets) // _MESSAGES, _LARGEST)
     return [tickets[start : start + size] for start in range(0, len(tickets), size)]
 
 
@@ -119,15 +119,13 @@ class Bundles:
     async def receive(
         self, queue: str, *, limit: int, wait: timedelta, lease: timedelta
     ) -> list[Share]:
-        """Up to ``limit`` tickets, and messages that are none."""
+        """About ``limit`` tickets, and messages that are none; more where they came together."""
         asked = math.ceil(limit / self._sizes.get(queue, 1.0))
         messages = await self._broker.receive(queue, limit=asked, wait=wait, lease=lease)
         shares = [one for message in messages for one in shares_of(message)]
         if messages:
             self._sizes[queue] = len(shares) / len(messages)
-        if shares[limit:]:
-            await self._give_up(shares[limit:])
-        return shares[:limit]
+        return shares
 
     async def complete(self, shares: Sequence[Share]) -> None:
         """Those that were lost are not told apart: nobody here asks."""
@@ -157,7 +155,7 @@ class Bundles:
         messages = {id(one.bundle): one.bundle.message for one in shares}
         await self._broker.extend(list(messages.values()), lease)
 
-    async def _give_up(self, surplus: Sequence[Share]) -> None:
+    async def give_up(self, surplus: Sequence[Share]) -> None:
         """What came beyond the limit, for other workers. Nothing is lost if they cannot have it."""
         try:
             await self.give_back(surplus)

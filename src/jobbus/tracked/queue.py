@@ -31,16 +31,14 @@ from jobbus.message import (
 from jobbus.queue import BackgroundJobQueue
 from jobbus.store import JobStore, Outbox
 
-from .bundles import BUNDLED, Bundles, Share, share_of
-from .relay import Relay, Step
+from .bundles import Bundles, Share, share_of
+from .relay import Relay
 from .store import LedgerVerbs, TrackingStore
 
 log = logging.getLogger("jobbus.tracked")
 
 S = TypeVar("S", Completion, Abandonment, DeadLetter)
 _PAUSED_LOOK: Final = timedelta(seconds=1)
-_QUICK: Final = 0.25
-"""Seconds between two receives, at the most, for the second to be prepared before it comes."""
 
 
 class TrackedQueue(LedgerVerbs):
@@ -63,9 +61,7 @@ class TrackedQueue(LedgerVerbs):
         self._connected = False
         self._bundles = Bundles(broker)
         self._relay = Relay(self.ledger, self._open_broker)
-        self._received: dict[str, float] = {}
-        """When a receive last brought something, by queue."""
-        self._spawned: set[asyncio.Task[None]] = set()
+        self._handing_back: set[asyncio.Task[None]] = set()
         self._keeping: asyncio.Task[None] | None = None
 
     @property
@@ -92,8 +88,8 @@ class TrackedQueue(LedgerVerbs):
     async def close(self) -> None:
         self._opened = False
         await self._relay.finish()
-        if self._spawned:
-            await asyncio.gather(*self._spawned)
+        if self._handing_back:
+            await asyncio.gather(*self._handing_back)
         if self._keeping is not None:
             self._keeping.cancel()
             await asyncio.wait({self._keeping})
@@ -147,27 +143,13 @@ class TrackedQueue(LedgerVerbs):
                     continue
                 shares = await self._await_shares(queue, limit, left, lease, seen)
                 if shares:
-                    expected = min(limit, step.outstanding)
-                    started = await self._start_safely(shares, queue, lease, expected)
+                    started = await self._start_safely(
+                        shares, queue, lease, limit, step.outstanding
+                    )
                     if started:
-                        self._go_ahead(queue, limit, step)
                         return started
                 elif not left:
                     return []
-
-    def _go_ahead(self, queue: str, limit: int, step: Step) -> None:
-        """Hand over what the next receive will take while this one's jobs run.
-
-        Only of a long queue of short jobs: what is urgent and comes now waits behind that.
-        """
-        now = time.monotonic()
-        before, self._received[queue] = self._received.get(queue, 0.0), now
-        if self._relays and step.outstanding >= limit >= BUNDLED and now - before < _QUICK:
-            self._spawn(self._hand_over_ahead(queue, limit))
-
-    async def _hand_over_ahead(self, queue: str, limit: int) -> None:
-        with contextlib.suppress(BackendError):  # whoever receives next hears of it
-            await self._relay.step(queue, ahead=limit)
 
     async def _await_shares(
         self, queue: str, limit: int, wait: timedelta, lease: timedelta, seen: int
@@ -197,10 +179,10 @@ class TrackedQueue(LedgerVerbs):
         return await broker.receive(queue, limit=limit, wait=wait, lease=kept)
 
     async def _start_safely(
-        self, shares: list[Share], queue: str, lease: timedelta, expected: int
+        self, shares: list[Share], queue: str, lease: timedelta, limit: int, outstanding: int
     ) -> list[Delivery]:
         """Start the jobs of these tickets; if the caller is cancelled meanwhile, they go back."""
-        task = asyncio.ensure_future(self._start(shares, queue, lease, expected))
+        task = asyncio.ensure_future(self._start(shares, queue, lease, limit, outstanding))
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -208,15 +190,17 @@ class TrackedQueue(LedgerVerbs):
             raise
 
     async def _start(
-        self, shares: list[Share], queue: str, lease: timedelta, expected: int
+        self, shares: list[Share], queue: str, lease: timedelta, limit: int, outstanding: int
     ) -> list[Delivery]:
         """The start gate: the ledger says which jobs start here; all other tickets are spent."""
+        expected = min(limit, outstanding)
         with contextlib.suppress(BackendError):  # what came must not wait for what does not
             while (missing := expected - len({share.job_id for share in shares})) > 0:
                 more = await self._shares(queue, missing, NO_DELAY, lease)
                 if not more:
                     break
                 shares += more
+        shares = await self._within(shares, limit)
         tickets = [share for share in shares if not share.bundle.is_job]
         started = list(await self.ledger.start(tickets, queue=queue, lease=lease))
         if len(started) < len(shares):
@@ -226,6 +210,16 @@ class TrackedQueue(LedgerVerbs):
             except BackendError as error:  # what has started must not be lost for it
                 log.warning("messages could not be looked into; they will come again: %s", error)
         return started
+
+    async def _within(self, shares: list[Share], limit: int) -> list[Share]:
+        """Those of so many jobs; the others go back for other workers. Doubles do not count."""
+        if len(shares) <= limit:
+            return shares
+        wanted = frozenset(list(dict.fromkeys(share.job_id for share in shares))[:limit])
+        surplus = [share for share in shares if share.job_id not in wanted]
+        if surplus:
+            await self._bundles.give_up(surplus)
+        return [share for share in shares if share.job_id in wanted]
 
     async def _refuse(self, shares: Sequence[Share], queue: str) -> None:
         """Drop tickets of jobs that run, have ended or are not due; keep a paused queue's."""
@@ -261,8 +255,8 @@ class TrackedQueue(LedgerVerbs):
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
-        self._spawned.add(task)
-        task.add_done_callback(self._spawned.discard)
+        self._handing_back.add(task)
+        task.add_done_callback(self._handing_back.discard)
 
     async def _hand_back(self, starting: asyncio.Task[list[Delivery]]) -> None:
         with contextlib.suppress(BackendUnavailable):  # then the lease runs out instead

@@ -66,14 +66,13 @@ class Relay:
         finally:
             self._wanted[queue] -= number
 
-    async def step(self, queue: str, *, ahead: int = 0) -> Step:
+    async def step(self, queue: str) -> Step:
         """Look after what fell due, and hand over what is wanted of this queue.
 
-        ``ahead`` is what will be wanted at the least, though nobody waits for it yet. Raises what
-        the broker raises; then what it did not take is back in the ledger. Cancelling does not stop
-        a step half-way.
+        Raises what the broker raises; then what it did not take is back in the ledger. Cancelling
+        does not stop a step half-way.
         """
-        task = asyncio.ensure_future(self._step(queue, ahead))
+        task = asyncio.ensure_future(self._step(queue))
         self._steps.add(task)
         task.add_done_callback(self._steps.discard)
         return await asyncio.shield(task)
@@ -89,7 +88,7 @@ class Relay:
         """Until no step is under way. Their errors were their callers'."""
         await asyncio.gather(*self._steps, return_exceptions=True)
 
-    async def _step(self, queue: str, ahead: int) -> Step:
+    async def _step(self, queue: str) -> Step:
         async with self._turns[queue]:
             await self._ledger.look_after()
             sent = self._sent[queue]
@@ -98,7 +97,7 @@ class Relay:
                 del sent[claim]
             handed = await self._ledger.hand_over(
                 queue,
-                limit=max(self._window + self._wanted[queue], ahead),
+                limit=self._window + self._wanted[queue],
                 within=SENDING,
                 beside=list(sent),
             )
