@@ -171,6 +171,23 @@ async def test_a_worker_that_dies_before_the_gate_costs_no_job_and_no_attempt(
     assert {(one.attempt, one.crashes) for one in held} == {(1, 0)}
 
 
+async def test_doubles_do_not_count_against_the_limit(stage: Stage) -> None:
+    """Else tickets of jobs that are wanted went back for them, behind what waits."""
+    queue = await stage.process()
+    batch = messages(MANY)
+    await queue.enqueue(batch)
+    with queue._relay.wanting("default", MANY):
+        await queue._relay.step("default")
+    sent = len(stage.sent)
+    [first, *_] = shares = await queue._shares("default", MANY, PATIENCE, LEASE)
+    doubled = [Share(first.job_id, first.attempts, first.bundle), *shares]
+    assert await queue._within(doubled, len(shares)) == doubled
+    assert len(stage.sent) == sent
+    kept = await queue._within(doubled, len(shares) - 1)
+    assert kept == doubled[:-1]
+    assert len(stage.sent) == sent + 1
+
+
 async def test_an_outage_half_way_puts_back_the_jobs_that_were_not_sent(stage: Stage) -> None:
     """The broker takes ten messages a call, and fails at the second call."""
     queue = await stage.process()

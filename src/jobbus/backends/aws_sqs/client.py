@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
@@ -84,7 +83,7 @@ class BotoSession:
             # What is sent was checked here, against narrower limits.
             parameter_validation=False,
             # botocore puts its own together anew for every request, twice, which is a tenth of one.
-            user_agent=f"jobbus/{version('jobbus')} Boto3/{boto3.__version__}",
+            user_agent=f"jobbus Boto3/{boto3.__version__}",
         )
         try:
             with self._lock:  # sessions, unlike clients, are not safe in several threads
