@@ -118,9 +118,12 @@ async def test_who_has_a_connection_as_the_queue_is_closed_may_finish(empty_data
 
     working = asyncio.create_task(queue._connections.run(work))
     await begun.wait()
+    warm = queue._connections._warm  # so that nothing is closed for being forgotten
     await queue.close()
     closed.set()
     assert await working
+    assert warm is not None
+    assert not warm._resting
     async with await psycopg.AsyncConnection.connect(empty_database, autocommit=True) as other:
 
         async def ended() -> bool:
